@@ -1,0 +1,140 @@
+"""Activation functions `a = f(z)` and, written by hand, their first and second derivatives.
+
+They are those of `jax.nn`, by its names and with its defaults. `z` is a pre-activation of any shape; all but softmax
+act entry by entry. Sources: notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al.
+2013, ELU from Clevert et al. 2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmlp import validate
+
+Elementwise = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), each a function of `z` that acts entry by entry.
+
+    `d2f` is needed for Hessian-vector products only. `range` holds the smallest and the largest value f can take: a
+    loss with a smaller domain refuses the activation as output. `kinks` lists the z at which f or f' jumps, so that
+    central differences that straddle one are named rather than believed.
+
+        cube = Activation("cube", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    """
+
+    name: str
+    f: Elementwise
+    df: Elementwise
+    d2f: Elementwise | None = None
+    range: tuple[float, float] = (-math.inf, math.inf)
+    kinks: tuple[float, ...] = ()
+
+    def pull(self, z: Float[Array, " o"], error: Float[Array, " o"]) -> Float[Array, " o"]:
+        """`J(z)^T error`: carries dL/da back through `a = f(z)`, here with the diagonal `J = diag(f'(z))`."""
+        return self.df(z) * error
+
+
+class Softmax(Activation):
+    """`a_i = e^(z_i) / sum_j e^(z_j)`, for outputs. `df` is the whole Jacobian, `J_ij = a_i (1[i=j] - a_j)`."""
+
+    def pull(self, z: Float[Array, " k"], error: Float[Array, " k"]) -> Float[Array, " k"]:
+        """`J(z)^T error = a * (error - a . error)`: J is symmetric and never formed."""
+        a = jax.nn.softmax(z)
+        return a * (error - jnp.dot(a, error))
+
+
+def _sigmoid_df(z):
+    a = jax.nn.sigmoid(z)
+    return a * (1 - a)
+
+
+def _sigmoid_d2f(z):
+    a = jax.nn.sigmoid(z)
+    return a * (1 - a) * (1 - 2 * a)
+
+
+def _tanh_df(z):
+    return 1 - jnp.tanh(z) ** 2
+
+
+def _tanh_d2f(z):
+    a = jnp.tanh(z)
+    return -2 * a * (1 - a**2)
+
+
+_LEAK = 0.01  # the default slope of jax.nn.leaky_relu below 0
+
+
+def _leaky_relu_df(z):
+    return jnp.where(z >= 0, jnp.ones_like(z), jnp.full_like(z, _LEAK))
+
+
+def _elu_df(z):
+    return jnp.where(z > 0, jnp.ones_like(z), jnp.exp(jnp.minimum(z, 0)))  # the minimum keeps exp from overflowing
+
+
+def _elu_d2f(z):
+    return jnp.where(z > 0, jnp.zeros_like(z), jnp.exp(jnp.minimum(z, 0)))
+
+
+_GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_parts(z):
+    """`t = tanh(u)`, `u'` and `u''` of the inner polynomial `u = s (z + c z^3)`; beyond |z| = 50, t is +-1 exactly."""
+    z = jnp.clip(z, -50, 50)
+    t = jnp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * z**3))
+    return z, t, _GELU_SCALE * (1 + 3 * _GELU_CUBIC * z**2), _GELU_SCALE * 6 * _GELU_CUBIC * z
+
+
+def _gelu_df(z):
+    z, t, du, _ = _gelu_parts(z)
+    return (1 + t) / 2 + z / 2 * (1 - t**2) * du
+
+
+def _gelu_d2f(z):
+    z, t, du, d2u = _gelu_parts(z)
+    return (1 - t**2) * (du + z / 2 * d2u - z * t * du**2)
+
+
+def _silu_df(z):
+    a = jax.nn.sigmoid(z)
+    return a * (1 + z * (1 - a))
+
+
+def _silu_d2f(z):
+    a = jax.nn.sigmoid(z)
+    return a * (1 - a) * (2 + z * (1 - 2 * a))
+
+
+def _softmax_jacobian(z):
+    a = jax.nn.softmax(z)
+    return jnp.diag(a) - jnp.outer(a, a)
+
+
+identity = Activation("identity", lambda z: z, jnp.ones_like, jnp.zeros_like)
+sigmoid = Activation("sigmoid", jax.nn.sigmoid, _sigmoid_df, _sigmoid_d2f, range=(0, 1))
+tanh = Activation("tanh", jnp.tanh, _tanh_df, _tanh_d2f, range=(-1, 1))
+relu = Activation(
+    "relu", jax.nn.relu, lambda z: (z > 0).astype(z.dtype), jnp.zeros_like, range=(0, math.inf), kinks=(0,)
+)
+leaky_relu = Activation("leaky_relu", jax.nn.leaky_relu, _leaky_relu_df, jnp.zeros_like, kinks=(0,))
+elu = Activation("elu", jax.nn.elu, _elu_df, _elu_d2f, range=(-1, math.inf), kinks=(0,))
+softplus = Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, _sigmoid_df, range=(0, math.inf))
+gelu = Activation("gelu", jax.nn.gelu, _gelu_df, _gelu_d2f, range=(-0.2, math.inf))
+silu = Activation("silu", jax.nn.silu, _silu_df, _silu_d2f, range=(-0.3, math.inf))
+softmax = Softmax("softmax", jax.nn.softmax, _softmax_jacobian, range=(0, 1))
+
+NAMED = {a.name: a for a in (identity, sigmoid, tanh, relu, leaky_relu, elu, softplus, gelu, silu, softmax)}
+
+
+def named(activation: str | Activation, argument: str) -> Activation:
+    """The activation called so, or the one given; `argument` is named in the error."""
+    return validate.named(activation, NAMED, Activation, argument)

@@ -1,0 +1,100 @@
+"""The backward pass, by hand: where error signals start, how they come down, and the trace they leave."""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Num
+
+from jaxmlp import readouts, rules
+from jaxmlp.forward import Masks, Tape, batch, forward, mean, network_input, output_loss
+from jaxmlp.network import MLP, Params
+from jaxmlp.readouts import Trace
+from jaxmlp.rules import Down, Rule
+from jaxmlp.validate import Preprocess
+
+Deltas = tuple[Float[Array, " o"], ...]
+
+
+def output_delta(net: MLP, tape: Tape, y: Num[Array, "..."]) -> Float[Array, " k"]:
+    """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for the canonical pairs."""
+    return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
+
+
+def backward(
+    net: MLP,
+    params: Params,
+    tape: Tape,
+    delta_out: Float[Array, " k"],
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
+) -> Deltas:
+    """The recursion: `delta^l = f_l'(z^l) * (W^(l+1)^T delta^(l+1))` for `l = K-1 .. 1`, from `delta^K = delta_out`.
+
+    One example's `(delta^1, .., delta^K)`, `delta^l` of shape `(n_l,)`. It is linear in `delta_out` (for a
+    linear rule), which may be any vector `(n_K,)`. Source: notes 000, "Visualization of back-prop"; 001, "Back
+    propagation rules".
+    """
+    state = (None,) * (net.depth - 1) if rule_state is None else rule_state
+    deltas = [delta_out]
+    for l in reversed(range(net.depth - 1)):
+        error = rule.carry(Down(params[l + 1].W, deltas[0], delta_out, state[l]))
+        if tape.masks is not None:
+            error = tape.masks[l + 1] * error
+        deltas.insert(0, net.hidden[l].pull(tape.pre_activations[l], error))
+    return tuple(deltas)
+
+
+def backprop(
+    net: MLP,
+    params: Params,
+    X: Num[Array, "m ..."],
+    Y: Num[Array, "m ..."],
+    *,
+    masks: Masks | None = None,
+    preprocess: Preprocess | None = None,
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
+) -> Trace:
+    """Forward, start and recursion for each example of a batch: its trace, and no gradient.
+
+    `masks` are dropout masks, `(m, n_l)` for the inputs and each hidden layer; `preprocess` is applied to each example;
+    `rule` is what carries deltas down, with `rule_state` if it has one.
+    """
+    X, Y, _, masks = batch(net, params, X, Y, None, masks, preprocess)
+    if rule.init is not None and rule_state is None:
+        raise ValueError(f"rule_state is None, but rule {rule.name!r} has a state; make it with rule.start(net, key)")
+    return _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
+
+
+@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state):
+    def example(x, y, masks):
+        y_hat, tape = forward(net, params, network_input(params, x, preprocess), masks)
+        deltas = backward(net, params, tape, output_delta(net, tape, y), rule, rule_state)
+        return Trace(tape.inputs, tape.pre_activations, deltas, y_hat, output_loss(net, tape, y))
+
+    return jax.vmap(example)(X, Y, masks)
+
+
+def value_and_grad(
+    net: MLP,
+    params: Params,
+    X: Num[Array, "m ..."],
+    Y: Num[Array, "m ..."],
+    *,
+    weights: Float[Array, " m"] | None = None,
+    masks: Masks | None = None,
+    preprocess: Preprocess | None = None,
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
+) -> tuple[Float[Array, ""], Params]:
+    """`J = sum_m w L / sum_m w` and its gradient, by hand: `jax.value_and_grad(cost)`, with params' structure."""
+    X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
+    return _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
+
+
+@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+def _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state):
+    trace = backprop(net, params, X, Y, masks=masks, preprocess=preprocess, rule=rule, rule_state=rule_state)
+    return mean(trace.losses, weights), readouts.mean_gradient(trace, weights)

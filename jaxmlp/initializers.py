@@ -1,0 +1,39 @@
+"""How weights are drawn: normal, with mean 0 and a variance that depends on the layer's widths.
+
+Sources: notes 002, "Random Initialization" and "Choice of Weight Initialization"; 004 ("close to the zero vector");
+LeCun et al. 1998, Glorot and Bengio 2010, He et al. 2015. The notes call `1/n_in` Xavier; here, as elsewhere,
+"xavier" is Glorot's `2/(n_in + n_out)` and `1/n_in` is "lecun".
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxmlp import validate
+
+# An initializer as jax.nn.initializers has them: (key, shape, dtype) -> array, with shape = (n_in, n_out).
+Initializer = Callable[..., Array]
+
+VARIANCES: dict[str, Callable[[int, int], float]] = {
+    "zeros": lambda n_in, n_out: 0.0,
+    "small_normal": lambda n_in, n_out: 0.01**2,
+    "lecun": lambda n_in, n_out: 1 / n_in,
+    "xavier": lambda n_in, n_out: 2 / (n_in + n_out),
+    "he": lambda n_in, n_out: 2 / n_in,
+}
+
+
+def draw(
+    how: str | Initializer, key: PRNGKeyArray, n_in: int, n_out: int, dtype: jnp.dtype, argument: str
+) -> Float[Array, "o i"]:
+    """A `W (n_out, n_in)`: by one of VARIANCES' names, or by an initializer called with `(n_in, n_out)`, transposed."""
+    if isinstance(how, str):
+        variance = validate.named(how, VARIANCES, Callable, argument)(n_in, n_out)
+        # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
+        return jax.random.normal(key, (n_out, n_in), dtype) * jnp.asarray(variance**0.5, dtype)
+    W = how(key, (n_in, n_out), dtype)
+    if W.shape != (n_in, n_out):
+        raise ValueError(f"{argument}: the initializer gave shape {W.shape}, expected {(n_in, n_out)}")
+    return W.T

@@ -1,0 +1,115 @@
+"""Losses of one example, their derivatives, and the start of the delta recursion.
+
+A loss `L(y_hat, y)` is a sum over the outputs. With its canonical output activation (identity with squared error,
+sigmoid with binary cross-entropy, softmax with cross-entropy) it is computed from the pre-activation `z` in log space,
+and `delta = dL/dz` is `y_hat - y`; with any other, `delta = J(z)^T dL/dy_hat`. Sources: notes 000, "Backpropagation in
+this network"; 002, "Calculating the loss"; 003, softmax with cross-entropy.
+
+Erratum: note 003 prints the squared error with a minus sign and without the 1/2; with `L = 1/2 sum (y_hat - y)^2`
+its result `delta = y_hat - y` holds.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from jaxmlp import activations, validate
+from jaxmlp.activations import Activation
+
+OfOutput = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`f(y_hat, y)`, the loss of one example `(k,)`, and its derivatives `df`, `d2f` for each output, `(k,)`.
+
+    `domain` is the interval that must hold every output. `targets` says what Y may be: any real numbers, numbers
+    in [0, 1], or a distribution over the classes (integer classes, or rows of probabilities). `canonical` is the output
+    activation for which `dL/dz = y_hat - y`, and `from_z(z, y)` the same loss computed from its pre-activation.
+
+        absolute = Loss("absolute", lambda y_hat, y: jnp.abs(y_hat - y).sum(), lambda y_hat, y: jnp.sign(y_hat - y))
+    """
+
+    name: str
+    f: OfOutput
+    df: OfOutput
+    d2f: OfOutput | None = None
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    targets: Literal["real", "unit", "distribution"] = "real"
+    canonical: Activation | None = None
+    from_z: OfOutput | None = None
+
+    def value(self, output: Activation, z: Float[Array, " k"], y: Float[Array, " k"]) -> Float[Array, ""]:
+        """`L(f(z), y)`, from z in log space where `output` is the canonical one."""
+        if output == self.canonical and self.from_z is not None:
+            return self.from_z(z, y)
+        return self.f(output.f(z), y)
+
+    def delta(
+        self, output: Activation, z: Float[Array, " k"], y_hat: Float[Array, " k"], y: Float[Array, " k"]
+    ) -> Float[Array, " k"]:
+        """`delta^K = dL/dz^K`: `y_hat - y` for the canonical output, else `J(z)^T dL/dy_hat`."""
+        if output == self.canonical:
+            return y_hat - y
+        return output.pull(z, self.df(y_hat, y))
+
+    def target(self, y: Num[Array, "..."], y_hat: Float[Array, " k"]) -> Float[Array, " k"]:
+        """One example's label as `(k,)` numbers of y_hat's dtype; an integer class becomes a one-hot row."""
+        if self.takes_classes(y, ndim=0):
+            return jax.nn.one_hot(y, y_hat.shape[-1], dtype=y_hat.dtype)
+        return y.astype(y_hat.dtype).reshape(y_hat.shape)
+
+    def takes_classes(self, y: Array, ndim: int) -> bool:
+        """Whether `y`, with `ndim` axes, holds integer classes."""
+        return self.targets == "distribution" and y.ndim == ndim and jnp.issubdtype(y.dtype, jnp.integer)
+
+
+def _weighted_log(y, a):
+    """`y log a` with `0 log 0 = 0`, and a derivative in `a` that is 0 there too."""
+    return jnp.where(y == 0, 0, y * jnp.log(jnp.where(y == 0, 1, a)))
+
+
+def _ratio(y, a):
+    """`y / a` with `0 / 0 = 0`."""
+    return jnp.where(y == 0, 0, y / jnp.where(y == 0, 1, a))
+
+
+squared_error = Loss(
+    "squared_error",
+    f=lambda y_hat, y: jnp.sum((y_hat - y) ** 2) / 2,
+    df=lambda y_hat, y: y_hat - y,
+    d2f=lambda y_hat, y: jnp.ones_like(y_hat),
+    canonical=activations.identity,
+)
+binary_cross_entropy = Loss(
+    "binary_cross_entropy",
+    f=lambda a, y: -jnp.sum(_weighted_log(y, a) + _weighted_log(1 - y, 1 - a)),
+    df=lambda a, y: _ratio(1 - y, 1 - a) - _ratio(y, a),
+    d2f=lambda a, y: _ratio(1 - y, (1 - a) ** 2) + _ratio(y, a**2),
+    domain=(0, 1),
+    targets="unit",
+    canonical=activations.sigmoid,
+    from_z=lambda z, y: jnp.sum(jax.nn.softplus(z) - y * z),
+)
+cross_entropy = Loss(
+    "cross_entropy",
+    f=lambda a, y: -jnp.sum(_weighted_log(y, a)),
+    df=lambda a, y: -_ratio(y, a),
+    d2f=lambda a, y: _ratio(y, a**2),
+    domain=(0, 1),
+    targets="distribution",
+    canonical=activations.softmax,
+    from_z=lambda z, y: -jnp.sum(y * jax.nn.log_softmax(z)),
+)
+
+NAMED = {loss.name: loss for loss in (squared_error, binary_cross_entropy, cross_entropy)}
+
+
+def named(loss: str | Loss) -> Loss:
+    """The loss called so, or the one given."""
+    return validate.named(loss, NAMED, Loss, "loss")

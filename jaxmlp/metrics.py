@@ -1,0 +1,82 @@
+"""Scores of predictions: accuracy, per class too, the confusion matrix, and errors of regression.
+
+`Y_hat (m, k)` are a network's outputs. `Y` are labels as the losses take them: classes `(m,)`, rows `(m, k)`, or 0
+and 1 `(m,)` or `(m, 1)` for a single output. Source: notes 003; 002 for the thresholds.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from jaxmlp import validate
+from jaxmlp.network import MLP
+
+
+def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
+    """The class of each row: its largest entry (the first of equals); of a single entry, whether it is above 1/2.
+
+    Integer labels `(m,)` are classes already.
+    """
+    if Y.ndim == 2 and Y.shape[1] > 1:
+        return jnp.argmax(Y, axis=1)
+    column = Y.reshape(Y.shape[0])
+    if jnp.issubdtype(column.dtype, jnp.integer):
+        return column
+    return (column > 0.5).astype(int)
+
+
+def predicts_classes(net: MLP, Y: Num[Array, "m *k"]) -> bool:
+    """Whether an accuracy means something: distributions over classes, one sigmoid output, or one-hot rows."""
+    if net.loss.targets == "distribution":
+        return True
+    if Y.ndim == 1 or Y.shape[1] == 1:
+        return net.loss.targets == "unit"
+    return bool(jnp.all((Y == 0) | (Y == 1)) & jnp.all(Y.sum(1) == 1))
+
+
+def accuracy(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Float[Array, ""]:
+    """The share of examples whose predicted class is the true one, 0 to 1."""
+    Y_hat, Y = _pair(Y_hat, Y)
+    return jnp.mean(classes(Y_hat) == classes(Y))
+
+
+def confusion_matrix(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Int[Array, "k k"]:
+    """How many examples of true class r (rows) were taken for class c (columns)."""
+    Y_hat, Y = _pair(Y_hat, Y)
+    k = max(Y_hat.shape[1], 2)
+    flat = classes(Y) * k + classes(Y_hat)
+    return jnp.bincount(flat, length=k * k).reshape(k, k)
+
+
+def per_class_accuracy(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Float[Array, " k"]:
+    """For each true class the share of its examples that were recognised; NaN for a class without examples."""
+    counts = confusion_matrix(Y_hat, Y)
+    return jnp.diag(counts) / counts.sum(1)
+
+
+class RegressionErrors(NamedTuple):
+    """Errors over all examples and outputs, in the targets' units (`mse` in their square; `r2` has none)."""
+
+    mse: Float[Array, ""]  # mean of (y_hat - y)^2
+    rmse: Float[Array, ""]  # its root
+    mae: Float[Array, ""]  # mean of |y_hat - y|
+    r2: Float[Array, ""]  # 1 - mse / variance of y, the mean over outputs
+
+
+def regression_errors(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> RegressionErrors:
+    """Mean squared error, its root, mean absolute error and the coefficient of determination."""
+    Y_hat, Y = _pair(Y_hat, Y)
+    error = Y_hat - Y.reshape(Y_hat.shape)
+    mse = jnp.mean(error**2, axis=0)
+    r2 = 1 - mse / jnp.var(Y.reshape(Y_hat.shape), axis=0)
+    return RegressionErrors(mse.mean(), jnp.sqrt(mse.mean()), jnp.abs(error).mean(), r2.mean())
+
+
+def _pair(Y_hat, Y):
+    Y_hat, Y = validate.array(Y_hat, "Y_hat"), validate.array(Y, "Y")
+    if Y_hat.ndim != 2:
+        raise ValueError(f"Y_hat has shape {Y_hat.shape}, expected (examples, outputs)")
+    if Y.shape not in (Y_hat.shape, Y_hat.shape[:1], (Y_hat.shape[0], 1)):
+        raise ValueError(f"Y has shape {Y.shape}, which does not fit Y_hat {Y_hat.shape}")
+    return Y_hat, Y

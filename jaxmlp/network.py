@@ -1,0 +1,116 @@
+"""The network as data: `MLP`, its static description, and its parameters, a tuple of `Layer(W, b)`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxmlp import activations, initializers, losses, validate
+from jaxmlp.activations import Activation, Softmax
+from jaxmlp.initializers import Initializer
+from jaxmlp.losses import Loss
+
+
+class Layer(NamedTuple):
+    """One layer's weights `W (n_out, n_in)` and biases `b (n_out,)`. `W[j, k]` joins input k to unit j."""
+
+    W: Float[Array, "o i"]
+    b: Float[Array, " o"]
+
+
+Params = tuple[Layer, ...]
+
+
+@dataclass(frozen=True, init=False)
+class MLP:
+    """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)`, for `l = 1..K`, with `a^0 = x`.
+
+    A hashable description without numbers, static under `jit`. `sizes` are the widths `(n_0, .., n_K)`; `hidden`
+    is one activation for all hidden layers or one for each; `output` and `loss` belong to the last. Any
+    output goes with any loss whose domain holds its range. Source: notes 000, 001 "Multi-layer Neural nets".
+
+        net = MLP((784, 64, 10), hidden="relu", output="softmax", loss="cross_entropy")
+    """
+
+    sizes: tuple[int, ...]
+    hidden: tuple[Activation, ...]
+    output: Activation
+    loss: Loss
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        output: str | Activation = "identity",
+        loss: str | Loss = "squared_error",
+    ):
+        sizes = validate.sizes(sizes)
+        n_hidden = len(sizes) - 2
+        each = (hidden,) * n_hidden if isinstance(hidden, str | Activation) else tuple(hidden)
+        if len(each) != n_hidden:
+            raise ValueError(f"hidden has {len(each)} activations, the network has {n_hidden} hidden layers")
+        set_ = object.__setattr__  # the dataclass is frozen
+        set_(self, "sizes", sizes)
+        set_(self, "hidden", tuple(activations.named(h, "hidden") for h in each))
+        set_(self, "output", activations.named(output, "output"))
+        set_(self, "loss", losses.named(loss))
+        self._check_pairs()
+
+    def _check_pairs(self):
+        for activation in self.hidden:
+            if isinstance(activation, Softmax):
+                raise ValueError("hidden is 'softmax', which couples a layer's units; it is for the output only")
+        (low, high), (least, most) = self.output.range, self.loss.domain
+        if low < least or high > most:
+            raise ValueError(
+                f"output {self.output.name!r} gives values in [{low:g}, {high:g}], but loss {self.loss.name!r} "
+                f"takes values in [{least:g}, {most:g}]; choose an output whose range lies inside"
+            )
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """`f_1 .. f_K`."""
+        return (*self.hidden, self.output)
+
+    @property
+    def depth(self) -> int:
+        """`K`, the number of layers with weights."""
+        return len(self.sizes) - 1
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shape `(n_l, n_(l-1))` of each `W^l`."""
+        return tuple((n_out, n_in) for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+    def __repr__(self) -> str:
+        widths = "-".join(str(n) for n in self.sizes)
+        names = ", ".join(dict.fromkeys(h.name for h in self.hidden)) or "none"
+        return f"MLP({widths}, hidden={names}, output={self.output.name}, loss={self.loss.name})"
+
+
+def init(
+    net: MLP,
+    key: PRNGKeyArray,
+    weights: str | Initializer = "he",
+    biases: str | Initializer = "zeros",
+    dtype: jnp.dtype | type | None = None,
+) -> Params:
+    """Draws the parameters: `W^l` from `N(0, v(n_(l-1), n_l))`, `b^l` likewise (zeros by default).
+
+    `weights` and `biases`: "zeros" | "small_normal" (deviation 0.01) | "lecun" (variance 1/n_in, the notes' Xavier) |
+    "xavier" (2/(n_in + n_out)) | "he" (2/n_in) | a jax.nn.initializers function, called with `(n_in, n_out)` and
+    transposed (for biases with n_in = 1). `dtype` is JAX's default float unless given. The same key gives the same
+    parameters.
+    """
+    key = validate.key(key)
+    dtype = validate.float_dtype(dtype)
+    layers = []
+    for (n_out, n_in), layer_key in zip(net.shapes, jax.random.split(key, net.depth), strict=True):
+        W_key, b_key = jax.random.split(layer_key)
+        W = initializers.draw(weights, W_key, n_in, n_out, dtype, "weights")
+        b = initializers.draw(biases, b_key, 1, n_out, dtype, "biases")
+        layers.append(Layer(W, b[:, 0]))
+    return tuple(layers)

@@ -1,0 +1,43 @@
+"""What a person sees while training runs: a bar on a terminal, one plain line an epoch in a log."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from tqdm import tqdm
+
+
+class Report(Protocol):
+    """Called after each epoch with its number and its metrics."""
+
+    def __call__(self, epoch: int, metrics: dict[str, float]) -> None: ...
+
+
+def line(metrics: dict[str, float]) -> str:
+    """Such as `cost 0.2761  accuracy 92.14%  seconds 0.08`."""
+    return "  ".join(f"{name} {_number(name, value)}" for name, value in metrics.items())
+
+
+def _number(name: str, value: float) -> str:
+    if name.endswith("accuracy"):
+        return f"{value:.2%}"
+    return f"{value:.2f}" if name == "seconds" else f"{value:.4g}".ljust(6, "0") if 1e-3 < value < 1 else f"{value:.4g}"
+
+
+@contextmanager
+def shown(total: int, unit: str, enabled: bool) -> Iterator[Report]:
+    """Yields the function to call after each of `total` epochs. All goes to standard error."""
+    if not enabled:
+        yield lambda epoch, metrics: None
+    elif sys.stderr.isatty():
+        with tqdm(total=total, unit=unit, dynamic_ncols=True) as bar:
+
+            def update(epoch: int, metrics: dict[str, float]) -> None:
+                bar.set_postfix_str(line({k: v for k, v in metrics.items() if k != "seconds"}), refresh=False)
+                bar.update(epoch - bar.n)
+
+            yield update
+    else:
+        width = len(str(total))
+        yield lambda epoch, metrics: print(f"{unit} {epoch:>{width}}/{total}  {line(metrics)}", file=sys.stderr)

@@ -1,0 +1,103 @@
+"""What training is made of: the static `Plan`, the `Data` on the device, and the `TrainState` that an epoch maps on.
+
+All that changes is in the state, so resuming is saving it, and a population is a `vmap` over it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+
+from jaxmlp import rules
+from jaxmlp.forward import cost
+from jaxmlp.network import MLP, Params
+from jaxmlp.rules import Rule
+from jaxmlp.validate import Preprocess
+
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+Sampling = Literal["shuffle", "replacement"]
+
+FIRST_EXAMPLES = 1024  # how many examples the first cost, by which divergence is judged, is taken over
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is compiled in: two runs with equal plans share one program."""
+
+    net: MLP
+    optimizer: Optimizer  # an optax transformation, or a factory that takes the state's `hyper`
+    batch_size: int
+    steps: int  # optimiser steps in one epoch
+    sampling: Sampling = "shuffle"  # every example once an epoch, or drawn with replacement
+    preprocess: Preprocess | None = None
+    rule: Rule = rules.backprop
+    accuracy: bool = False  # whether classes are predicted
+    best_by: Literal["cost", "accuracy"] = "cost"
+
+    def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+        """The optimiser with these hyperparameters."""
+        made = self.optimizer if isinstance(self.optimizer, optax.GradientTransformation) else self.optimizer(**hyper)
+        return optax.with_extra_args_support(made)
+
+
+class Data(NamedTuple):
+    """Training examples with their weights, and validation examples; None where there are none."""
+
+    X: Num[Array, "m ..."]
+    Y: Num[Array, "m ..."]
+    weights: Float[Array, " m"] | None = None
+    X_dev: Num[Array, "d ..."] | None = None
+    Y_dev: Num[Array, "d ..."] | None = None
+
+
+class Best(NamedTuple):
+    """The weights that were best on the validation examples, so far."""
+
+    params: Params
+    score: Float[Array, ""]  # lower is better: the cost, or minus the accuracy
+    epoch: Int[Array, ""]  # 1 is the first
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes."""
+
+    params: Params
+    opt_state: Any
+    rule_state: tuple[Any, ...]
+    key: PRNGKeyArray
+    epoch: Int[Array, ""]  # how many are done
+    hyper: dict[str, Any]  # the optimiser factory's arguments
+    first_cost: Float[Array, ""]
+    patience: Int[Array, ""]  # how many epochs without a better validation score end the run; -1: none do
+    stopped: Array  # bool: an epoch changes nothing any more
+    diverged: Array  # bool: and params are the last good ones
+    best: Best | None  # None without validation
+
+
+def start(
+    plan: Plan, params: Params, data: Data, key: PRNGKeyArray, hyper: dict[str, Any] | None = None, patience: int = -1
+) -> TrainState:
+    """The state before the first epoch."""
+    params = jax.tree.map(lambda array: jnp.array(array, copy=True), params)  # the caller's are never donated
+    hyper = {} if hyper is None else hyper
+    key, rule_key = jax.random.split(key)
+    X, Y = data.X[:FIRST_EXAMPLES], data.Y[:FIRST_EXAMPLES]
+    first_cost = cost(plan.net, params, X, Y, preprocess=plan.preprocess)
+    best = Best(jax.tree.map(jnp.copy, params), jnp.full((), jnp.inf, first_cost.dtype), jnp.zeros((), jnp.int32))
+    return TrainState(
+        params=params,
+        opt_state=plan.transformation(hyper).init(params),
+        rule_state=plan.rule.start(plan.net, rule_key),
+        key=key,
+        epoch=jnp.zeros((), jnp.int32),
+        hyper=hyper,
+        first_cost=first_cost,
+        patience=jnp.asarray(patience, jnp.int32),
+        stopped=jnp.zeros((), bool),
+        diverged=jnp.zeros((), bool),
+        best=None if data.X_dev is None else best,
+    )
