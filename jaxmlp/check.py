@@ -7,10 +7,12 @@ Source: notes 002, "Numerical Approximation of Gradients"; `DESIGN` of the error
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
 from jaxmlp import readouts, validate
@@ -118,34 +120,44 @@ def check_gradients(
     entries = validate.whole(entries, "entries")
     if preprocess is not None:
         X = jax.vmap(preprocess)(X).astype(dtype)
-    judged = _judged(backward, weights, masks)
     problem = (X, Y, weights, masks)
+    tolerance = AUTODIFF_TOLERANCE[dtype]
     with jax.default_matmul_precision("highest"):
-        grads = _as_layers(net, judged(net, params, X, Y))
-        expected = jax.grad(lambda p: cost(net, p, X, Y, weights=weights, masks=masks))(params)
+        grads = _judged(net, params, *problem, backward)
+        expected = _autodiff(net, params, *problem)
         rounding, delta_rounding = _rounding(net, params, *problem)
-        rows = _gradient_rows(grads, expected, rounding, AUTODIFF_TOLERANCE[dtype])
+        rows = _gradient_rows(grads, expected, rounding, tolerance)
         if backward is None:
-            rows += _delta_rows(net, params, *problem, delta_rounding, AUTODIFF_TOLERANCE[dtype])
+            rows += _delta_rows(net, params, *problem, delta_rounding, tolerance)
         wrong = () if all(row.passed for row in rows) else looks_like(net, params, *problem, grads, expected)
-        rows += _difference_rows(net, params, *problem, judged, step, entries)
+        rows += _difference_rows(net, params, *problem, backward, step, entries)
     return Report(tuple(rows), wrong)
 
 
-def _judged(backward: GradientFunction | None, weights, masks) -> GradientFunction:
+def _judged(net, params, X, Y, weights, masks, backward: GradientFunction | None) -> Params:
+    """The gradient that is checked, in NumPy arrays; arrays of a wrong shape are kept, to be named in the report."""
     if backward is None:
-        return lambda net, params, X, Y: value_and_grad(net, params, X, Y, weights=weights, masks=masks)[1]
-    if weights is not None or masks is not None:
+        grads = value_and_grad(net, params, X, Y, weights=weights, masks=masks)[1]
+    elif weights is not None or masks is not None:
         raise ValueError("backward is a function of (net, params, X, Y): expected no weights and no masks beside it")
-    return backward
-
-
-def _as_layers(net: MLP, grads) -> Params:
-    """A user's gradient with params' structure; arrays of another shape are kept, to be named in the report."""
-    flat = [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
+    else:
+        grads = backward(net, params, X, Y)
+    flat: list[Any] = [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
     if len(flat) != 2 * net.depth:
         raise ValueError(f"backward returned {len(flat)} arrays, expected W and b for each of {net.depth} layers")
-    return tuple(Layer(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))  # pyright: ignore[reportArgumentType]
+    return tuple(Layer(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
+
+
+@partial(jax.jit, static_argnames="net")
+def _autodiff(net, params, X, Y, weights, masks) -> Params:
+    return jax.grad(lambda p: cost(net, p, X, Y, weights=weights, masks=masks))(params)
+
+
+@partial(jax.jit, static_argnames="net")
+def _autodiff_deltas(net, params, pre_activations, Y, masks) -> list[Array]:
+    """`jax.grad(tail_loss)` at each layer, for each example."""
+    at = lambda layer: lambda z, y, mask: jax.grad(partial(tail_loss, net, params, layer))(z, y, mask)
+    return [jax.vmap(at(layer))(z, Y, masks) for layer, z in enumerate(pre_activations, start=1)]
 
 
 def error(got: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
@@ -161,7 +173,7 @@ def _row(layer, array, route, got, expected, rounding, tolerance, where=None, st
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     worst, at_got, at_expected = (), np.nan, np.nan
     if got.shape == expected.shape and got.size:
-        at = np.unravel_index(np.nanargmax(np.append(np.abs(got - expected), -1)[:-1]), got.shape)
+        at = np.unravel_index(np.argmax(np.abs(got - expected)), got.shape)  # the first NaN, if there is one
         worst, at_got, at_expected = tuple(map(int, at)), got[at], expected[at]
         worst = worst if where is None else where[worst[0]]
     apart = error(got, expected, floor=rounding / tolerance)
@@ -178,15 +190,9 @@ def _gradient_rows(grads, expected, rounding, tolerance) -> list[Row]:
 
 def _delta_rows(net, params, X, Y, weights, masks, rounding, tolerance) -> list[Row]:
     trace = backprop(net, params, X, Y, masks=masks)
-    rows = []
-    for layer in range(1, net.depth + 1):
-        tail = jax.grad(partial(tail_loss, net, params, layer))
-        expected = jax.vmap(lambda z, y, mask, tail=tail: tail(z, y, masks=mask))(
-            trace.pre_activations[layer - 1], Y, masks
-        )
-        got = trace.deltas[layer - 1]
-        rows.append(_row(layer, "delta", "autodiff", got, expected, rounding[layer - 1], tolerance))
-    return rows
+    expected = _autodiff_deltas(net, params, trace.pre_activations, Y, masks)
+    pairs = zip(trace.deltas, expected, rounding, strict=True)
+    return [_row(l, "delta", "autodiff", got, want, r, tolerance) for l, (got, want, r) in enumerate(pairs, start=1)]
 
 
 def _rounding(net, params, X, Y, weights, masks):
@@ -210,30 +216,30 @@ def _rounding(net, params, X, Y, weights, masks):
     return jax.tree.map(size, readouts.mean_gradient(trace, weights)), [size(delta) for delta in trace.deltas]
 
 
-def _difference_rows(net, params, X, Y, weights, masks, judged, step, entries) -> list[Row]:
-    """Central differences in float64, whatever the parameters' dtype."""
+def _difference_rows(net, params, X, Y, weights, masks, backward, step, entries) -> list[Row]:
+    """Central differences in float64, whatever the parameters' dtype, for entries drawn from each array."""
     rng = np.random.default_rng(0)
-    rows = []
     with jax.enable_x64(True):
         params, X, Y, weights, masks = jax.tree.map(_wide, (params, X, Y, weights, masks))
-        grads = _as_layers(net, judged(net, params, X, Y))
-        differences = jax.jit(partial(_differences, net), static_argnames=("which", "array"))
-        roundoff = 8 * 2.0**-52 / step * (1 + float(cost(net, params, X, Y, weights=weights, masks=masks)))
-        for which, (layer, grad) in enumerate(zip(params, grads, strict=True)):
-            for array in ("W", "b"):
-                theta, got = getattr(layer, array), np.asarray(getattr(grad, array))
-                chosen = np.sort(rng.permutation(theta.size)[:entries])
-                expected, crosses = differences(
-                    params, X, Y, weights, masks, jnp.asarray(chosen), step, which=which, array=array
-                )
-                where = [tuple(map(int, np.unravel_index(i, theta.shape))) for i in chosen]
-                straddling = tuple(w for w, cross in zip(where, crosses, strict=True) if cross)
-                keep = ~np.asarray(crosses)
-                where = [w for w, k in zip(where, keep, strict=True) if k]
-                got = got.ravel()[chosen[keep]] if got.shape == theta.shape else got
-                rounding = roundoff * np.sqrt(keep.sum())
-                rows.append(_row(which + 1, array, "differences", got, np.asarray(expected)[keep], rounding,
-                                 DIFFERENCES_TOLERANCE, where, straddling))  # fmt: skip
+        grads = _judged(net, params, X, Y, weights, masks, backward)
+        J = float(cost(net, params, X, Y, weights=weights, masks=masks))
+        chosen = [np.sort(rng.permutation(leaf.size)[:entries]) for leaf in jax.tree.leaves(params)]
+        starts = np.cumsum([0] + [leaf.size for leaf in jax.tree.leaves(params)])
+        index = jnp.asarray(np.concatenate([start + c for start, c in zip(starts[:-1], chosen, strict=True)]))
+        expected, crosses = (np.asarray(a) for a in _differences(net, params, X, Y, weights, masks, index, step))
+    rows, done = [], 0
+    roundoff = 8 * 2.0**-52 / step * (1 + abs(J))
+    names = [(layer, array) for layer in range(net.depth) for array in ("W", "b")]
+    for (layer, array), drawn in zip(names, chosen, strict=True):
+        got, shape = getattr(grads[layer], array), getattr(params[layer], array).shape
+        part = slice(done, done := done + len(drawn))
+        keep = ~crosses[part]
+        where = [tuple(map(int, np.unravel_index(i, shape))) for i in drawn]
+        straddling = tuple(w for w, kept in zip(where, keep, strict=True) if not kept)
+        got = got.ravel()[drawn[keep]] if got.shape == shape else got
+        rows.append(_row(layer + 1, array, "differences", got, expected[part][keep], roundoff * np.sqrt(keep.sum()),
+                         DIFFERENCES_TOLERANCE, [w for w, kept in zip(where, keep, strict=True) if kept],
+                         straddling))  # fmt: skip
     return rows
 
 
@@ -247,22 +253,20 @@ def central_difference(f: Callable[[Array], Array], theta: Array, step: float) -
     return (f(theta + step) - f(theta - step)) / (2 * step)
 
 
-def _differences(net, params, X, Y, weights, masks, chosen, step, which, array):
-    """For each chosen entry its central difference, and whether the step crosses a kink in any unit."""
-
-    def shifted(entry, by):
-        theta = getattr(params[which], array)
-        theta = theta.ravel().at[entry].add(by).reshape(theta.shape)
-        return (*params[:which], params[which]._replace(**{array: theta}), *params[which + 1 :])
+@partial(jax.jit, static_argnames="net")
+def _differences(net, params, X, Y, weights, masks, index, step):
+    """For each entry of the parameters in a row its central difference, and whether the step crosses a kink."""
+    flat, unravel = ravel_pytree(params)
 
     def sides(params):
         zs = jax.vmap(lambda x, masks: forward(net, params, x, masks)[1].pre_activations)(X, masks)
         return [z > kink for z, f in zip(zs, net.activations, strict=True) for kink in f.kinks]
 
     def difference(entry):
-        J = lambda by: cost(net, shifted(entry, by), X, Y, weights=weights, masks=masks)
-        both = zip(sides(shifted(entry, step)), sides(shifted(entry, -step)), strict=True)
-        crosses = jnp.any(jnp.array([jnp.any(a != b) for a, b in both], bool))
+        shifted = lambda by: unravel(flat.at[entry].add(by))
+        J = lambda by: cost(net, shifted(by), X, Y, weights=weights, masks=masks)
+        both = zip(sides(shifted(step)), sides(shifted(-step)), strict=True)
+        crosses = jnp.any(jnp.array([jnp.any(up != down) for up, down in both], bool))
         return central_difference(J, jnp.zeros(()), step), crosses
 
-    return jax.lax.map(difference, chosen, batch_size=16)
+    return jax.lax.map(difference, index, batch_size=16)

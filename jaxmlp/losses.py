@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from jaxmlp import activations, validate
+from jaxmlp import activations
 from jaxmlp.activations import Activation
 
 OfOutput = Callable[[Array, Array], Array]
@@ -108,8 +108,3 @@ cross_entropy = Loss(
 )
 
 NAMED = {loss.name: loss for loss in (squared_error, binary_cross_entropy, cross_entropy)}
-
-
-def named(loss: str | Loss) -> Loss:
-    """The loss called so, or the one given."""
-    return validate.named(loss, NAMED, Loss, "loss")

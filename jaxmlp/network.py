@@ -49,14 +49,14 @@ class MLP:
     ):
         sizes = validate.sizes(sizes)
         n_hidden = len(sizes) - 2
-        each = (hidden,) * n_hidden if isinstance(hidden, str | Activation) else tuple(hidden)
+        each = tuple(hidden) if isinstance(hidden, Sequence) and not isinstance(hidden, str) else (hidden,) * n_hidden
         if len(each) != n_hidden:
             raise ValueError(f"hidden has {len(each)} activations, the network has {n_hidden} hidden layers")
         set_ = object.__setattr__  # the dataclass is frozen
         set_(self, "sizes", sizes)
-        set_(self, "hidden", tuple(activations.named(h, "hidden") for h in each))
-        set_(self, "output", activations.named(output, "output"))
-        set_(self, "loss", losses.named(loss))
+        set_(self, "hidden", tuple(validate.named(h, activations.NAMED, Activation, "hidden") for h in each))
+        set_(self, "output", validate.named(output, activations.NAMED, Activation, "output"))
+        set_(self, "loss", validate.named(loss, losses.NAMED, Loss, "loss"))
         self._check_pairs()
 
     def _check_pairs(self):

@@ -144,6 +144,7 @@ def _example(net: MLP, shape: tuple[int, ...], given: Any, dtype: Any, preproces
 def targets(net: MLP, given: Any, m: int | None, name: str = "Y") -> jax.Array:
     """Labels of `m` examples (of one, for None) that fit the network's loss: see `Loss.targets`."""
     Y, k, lead = array(given, name), net.sizes[-1], () if m is None else (m,)
+    Y = Y.astype(jnp.uint8) if Y.dtype == bool else Y
     classes = net.loss.takes_classes(Y, ndim=len(lead))
     shapes = [(*lead, k)] + ([lead] if k == 1 or net.loss.targets == "distribution" else [])
     kinds = " or ".join(str(shape) for shape in shapes)
@@ -154,7 +155,7 @@ def targets(net: MLP, given: Any, m: int | None, name: str = "Y") -> jax.Array:
         )
     if Y.shape == lead and k > 1 and not classes:
         raise ValueError(f"{name} has dtype {Y.dtype}, expected integer classes, or rows of shape {shapes[0]}")
-    if not (jnp.issubdtype(Y.dtype, jnp.number) or Y.dtype == bool):
+    if not jnp.issubdtype(Y.dtype, jnp.number):
         raise ValueError(f"{name} has dtype {Y.dtype}, expected numbers")
     if concrete(Y):
         _target_values(Y, net.loss.targets, k, classes, name)

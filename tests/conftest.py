@@ -1,0 +1,41 @@
+"""Strict from the start: no silent promotion, every warning an error, shapes of jaxtyping checked."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda runs the suite on a GPU
+
+import hypothesis
+import jax
+import matplotlib
+import pytest
+from jaxtyping import install_import_hook
+
+matplotlib.use("agg")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# The rooms behind the doors: a door itself takes whatever can become an array, and refuses by a ValueError.
+CHECKED = ("activations", "losses", "rules", "readouts", "training.epoch", "training.state")
+install_import_hook([f"jaxmlp.{room}" for room in CHECKED], "typechecker.check")
+
+hypothesis.settings.register_profile(
+    "jaxmlp",
+    deadline=None,
+    derandomize=True,  # the same examples on every machine
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("jaxmlp")
+
+
+@pytest.fixture
+def x64():
+    """float64, as checks at 1e-12 need it; without it JAX's default, float32."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)

@@ -1,0 +1,69 @@
+"""The same quantities, the slow and obvious way, with nothing of jaxmlp in them; a layer unpacks to `(W, b)`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "sigmoid": lambda z: 1 / (1 + jnp.exp(-z)),
+    "tanh": jnp.tanh,
+    "relu": lambda z: jnp.where(z > 0, z, 0.0),
+    "leaky_relu": lambda z: jnp.where(z >= 0, z, 0.01 * z),
+    "elu": lambda z: jnp.where(z > 0, z, jnp.exp(z) - 1),
+    "softplus": lambda z: jnp.log(1 + jnp.exp(z)),
+    "gelu": lambda z: z / 2 * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3))),
+    "silu": lambda z: z / (1 + jnp.exp(-z)),
+    "softmax": lambda z: jnp.exp(z) / jnp.exp(z).sum(),
+}
+
+LOSSES = {
+    "squared_error": lambda y_hat, y: 0.5 * jnp.sum((y_hat - y) ** 2),
+    "binary_cross_entropy": lambda a, y: -jnp.sum(y * jnp.log(a) + (1 - y) * jnp.log(1 - a)),
+    "cross_entropy": lambda a, y: -jnp.sum(y * jnp.log(a)),
+}
+
+
+def network(hidden, output, params, x, masks=None):
+    """y_hat of one example, layer by layer."""
+    a = x
+    for l, (W, b) in enumerate(params):
+        if masks is not None:
+            a = masks[l] * a
+        name = hidden[l] if l < len(params) - 1 else output
+        a = ACTIVATIONS[name](jnp.dot(W, a) + b)
+    return a
+
+
+def cost(hidden, output, loss, params, X, Y, weights=None, masks=None):
+    """The mean loss, by a loop over the examples. Y holds rows."""
+    total, count = 0.0, 0.0
+    for i in range(len(X)):
+        mask = None if masks is None else [m[i] for m in masks]
+        w = 1.0 if weights is None else weights[i]
+        total = total + w * LOSSES[loss](network(hidden, output, params, X[i], mask), Y[i])
+        count = count + w
+    return total / count
+
+
+def sgd(params, batches, rate, gradient):
+    """Plain descent, one batch after the other."""
+    for X, Y in batches:
+        grads = gradient(params, X, Y)
+        params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+    return params
+
+
+def sum_over_paths(params, df, x, delta_out, unit, entry):
+    """One weight of the first layer, W[unit, entry]: the product along each path to the outputs, summed over all paths.
+
+    `df[l]` are the derivatives f'(z) of the hidden layers at this example, as NumPy arrays.
+    """
+    Ws = [np.asarray(W) for W, _ in params]
+
+    def onward(layer, j):  # from unit j of hidden layer `layer` to the outputs, path by path
+        if layer == len(Ws) - 1:
+            return float(delta_out[j])
+        return sum(df[layer][j] * Ws[layer + 1][k, j] * onward(layer + 1, k) for k in range(Ws[layer + 1].shape[0]))
+
+    return float(x[entry]) * onward(0, unit)

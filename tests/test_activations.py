@@ -1,0 +1,91 @@
+"""Each derivative written by hand against autodiff, and values that never overflow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmlp as jm
+from jaxmlp import activations
+
+ELEMENTWISE = [f for f in activations.NAMED.values() if f.name != "softmax"]
+by_name = pytest.mark.parametrize("f", ELEMENTWISE, ids=lambda f: f.name)
+
+
+@pytest.fixture(autouse=True)
+def double(x64):
+    pass
+
+
+def points():
+    return jnp.asarray(np.concatenate([np.linspace(-30, 30, 1201) + 0.013, [-1e4, -100.0, 100.0, 1e4]]))
+
+
+@by_name
+def test_derivative_equals_autodiff(f):
+    expected = jax.vmap(jax.grad(f.f))(points())
+    np.testing.assert_allclose(f.df(points()), expected, rtol=1e-12, atol=1e-14)
+
+
+@by_name
+def test_second_derivative_equals_autodiff(f):
+    expected = jax.vmap(jax.grad(jax.grad(f.f)))(points())
+    np.testing.assert_allclose(f.d2f(points()), expected, rtol=1e-10, atol=1e-13)
+
+
+@by_name
+def test_values_are_those_of_jax_nn(f):
+    reference = {"identity": lambda z: z, "tanh": jnp.tanh}.get(f.name) or getattr(jax.nn, f.name)
+    np.testing.assert_array_equal(f.f(points()), reference(points()))
+
+
+@by_name
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_never_overflows_and_keeps_the_dtype(f, dtype):
+    z = jnp.asarray([-1e30, -1e4, -50, -1, 0, 1, 50, 1e4, 1e30], dtype)
+    for values in (f.f(z), f.df(z), f.d2f(z)):
+        assert values.dtype == z.dtype
+        assert bool(jnp.isfinite(values).all())
+
+
+@by_name
+def test_range_holds_every_value(f):
+    values = np.asarray(f.f(points()))
+    assert f.range[0] <= values.min() and values.max() <= f.range[1]
+
+
+@by_name
+def test_kinks_are_where_a_derivative_jumps(f):
+    # f' and f'' a hair left and right of 0, the only place where any of these jumps
+    left, right = jnp.asarray(-1e-9), jnp.asarray(1e-9)
+    jumps = any(abs(float(d(left) - d(right))) > 1e-6 for d in (f.df, f.d2f))
+    assert jumps == (0 in f.kinks)
+
+
+def test_conventions_at_the_kink():
+    assert float(activations.relu.df(jnp.asarray(0.0))) == 0  # as jax.nn.relu has it
+    assert float(activations.leaky_relu.df(jnp.asarray(0.0))) == 1
+
+
+def test_softmax_jacobian_is_that_of_the_notes():
+    z = jnp.asarray([0.3, -1.2, 2.0, 0.5])
+    a = np.asarray(jax.nn.softmax(z))
+    written_out = [[a[i] * ((i == j) - a[j]) for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(activations.softmax.df(z), written_out, rtol=1e-14)
+    np.testing.assert_allclose(activations.softmax.df(z), jax.jacobian(jax.nn.softmax)(z), rtol=1e-13)
+
+
+def test_softmax_pull_is_the_product_with_its_jacobian():
+    z, error = jnp.asarray([0.3, -1.2, 2.0]), jnp.asarray([1.0, -2.0, 0.7])
+    expected = jax.jacobian(jax.nn.softmax)(z).T @ error
+    np.testing.assert_allclose(activations.softmax.pull(z, error), expected, rtol=1e-13)
+
+
+def test_a_users_own_activation():
+    cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2)
+    net = jm.MLP((3, 4, 2), hidden=cube)
+    params = jm.init(net, jax.random.key(0))
+    X, Y = jax.random.normal(jax.random.key(1), (5, 3)), jnp.ones((5, 2))
+    assert jm.check_gradients(net, params, X, Y).passed
+    wrong = jm.Activation("cube", lambda z: z**3, lambda z: 2 * z**2)
+    assert not jm.check_gradients(jm.MLP((3, 4, 2), hidden=wrong), params, X, Y).passed

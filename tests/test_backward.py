@@ -1,0 +1,168 @@
+"""The recursion against closed formulas, paths, Jacobians and autodiff."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from problems import TABLE, random_problems, tree_error
+
+import jaxmlp as jm
+
+table = pytest.mark.parametrize("problem", TABLE, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def double(x64):
+    pass
+
+
+@table
+def test_gradient_equals_autodiff_of_the_obvious_cost(problem):
+    params, X, Y, rows, weights, masks = problem.make()
+    J, grads = jm.value_and_grad(problem.net, params, X, Y, weights=weights, masks=masks)
+    expected = jax.value_and_grad(
+        lambda p: oracles.cost(problem.hidden, problem.output, problem.loss, p, X, rows, weights, masks)
+    )(params)
+    assert tree_error((J, grads), expected) <= 1e-12
+
+
+@hypothesis.given(random_problems(dtypes=("float64",)))
+def test_gradient_equals_autodiff_on_random_networks(problem):
+    """The plain statement, without the checker: see test_check for the checker on such networks."""
+    params, X, Y, _, weights, masks = problem.make()
+    J, grads = jm.value_and_grad(problem.net, params, X, Y, weights=weights, masks=masks)
+    expected = jax.value_and_grad(lambda p: jm.cost(problem.net, p, X, Y, weights=weights, masks=masks))(params)
+    assert float(J) == pytest.approx(float(expected[0]), rel=1e-13)
+    total = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(expected[1])))
+    for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[1]), strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        assert np.linalg.norm(got - want) <= 1e-12 * max(total, 1e-3)
+
+
+def test_the_closed_two_layer_formulas():
+    """The written-out 2-2-1 case of notes 001 and its appendix."""
+    net = jm.MLP((2, 2, 1), hidden="sigmoid", output="tanh")
+    params = jm.init(net, jax.random.key(3), biases="small_normal")
+    x, y = jnp.asarray([0.7, -1.1]), jnp.asarray([0.4])
+    (W1, b1), (W2, b2) = params
+    z1 = W1 @ x + b1
+    x1 = jax.nn.sigmoid(z1)
+    x2 = jnp.tanh(W2 @ x1 + b2)
+    phi2 = -(y - x2) * (1 - x2**2)
+    phi1 = (W2.T @ phi2) * (x1 * (1 - x1))
+    _, grads = jm.value_and_grad(net, params, x[None], y[None])
+    expected = (jm.Layer(jnp.outer(phi1, x), phi1), jm.Layer(jnp.outer(phi2, x1), phi2))
+    assert tree_error(grads, expected) <= 1e-14
+
+
+@table
+def test_delta_has_as_many_entries_as_w_has_rows(problem):
+    params, X, Y, _, _, _ = problem.make()
+    trace = jm.backprop(problem.net, params, X, Y)
+    assert [d.shape for d in trace.deltas] == [(problem.m, layer.W.shape[0]) for layer in params]
+
+
+def test_softmax_with_the_second_of_four_classes_true():
+    """Notes 003: `delta^K = y_hat - y`, by the path of Jacobians too."""
+    net = jm.MLP((3, 5, 4), hidden="tanh", output="softmax", loss="cross_entropy")
+    params = jm.init(net, jax.random.key(1), biases="small_normal")
+    x, y = jnp.asarray([0.2, -0.4, 1.0]), jnp.asarray(1)
+    y_hat, tape = jm.forward(net, params, x)
+    delta = jm.output_delta(net, tape, y)
+    np.testing.assert_allclose(delta, y_hat - jnp.asarray([0.0, 1, 0, 0]), rtol=1e-15)
+    z1, z2 = tape.pre_activations
+    dL_dyhat = jnp.asarray([0.0, -1 / y_hat[1], 0, 0])
+    J_softmax, J_linear, J_tanh = jax.jacobian(jax.nn.softmax)(z2), params[1].W, jnp.diag(1 - jnp.tanh(z1) ** 2)
+    np.testing.assert_allclose(delta, J_softmax.T @ dL_dyhat, rtol=1e-12)
+    path = (J_softmax @ J_linear @ J_tanh).T @ dL_dyhat
+    np.testing.assert_allclose(jm.backward(net, params, tape, delta)[0], path, rtol=1e-12)
+
+
+@pytest.mark.parametrize("problem", [p for p in TABLE if len(p.sizes) > 2 and not p.masked], ids=str)
+def test_the_sum_over_all_paths_is_the_recursions_entry(problem):
+    """For one weight of the first layer: the slow way and the reused way."""
+    params, X, Y, _, _, _ = problem.make()
+    _, tape = jm.forward(problem.net, params, X[0])
+    delta = jm.output_delta(problem.net, tape, Y[0])
+    df = [np.asarray(f.df(z)) for f, z in zip(problem.net.hidden, tape.pre_activations, strict=False)]
+    reused = np.outer(jm.backward(problem.net, params, tape, delta)[0], X[0])
+    for unit, entry in np.ndindex(reused.shape):
+        slow = oracles.sum_over_paths(params, df, X[0], delta, unit, entry)
+        assert slow == pytest.approx(reused[unit, entry], rel=1e-11, abs=1e-16)
+
+
+@table
+def test_deltas_are_the_gradients_of_the_tail(problem):
+    params, X, Y, _, _, masks = problem.make()
+    trace = jm.backprop(problem.net, params, X, Y, masks=masks)
+    for layer in range(1, problem.net.depth + 1):
+        for i in range(problem.m):
+            mask = None if masks is None else tuple(m[i] for m in masks)
+            z = trace.pre_activations[layer - 1][i]
+            expected = jax.grad(lambda z, l=layer, y=Y[i], k=mask: jm.tail_loss(problem.net, params, l, z, y, k))(z)
+            np.testing.assert_allclose(trace.deltas[layer - 1][i], expected, rtol=1e-11, atol=1e-15)
+
+
+def test_the_recursion_is_linear_in_its_start():
+    problem = TABLE[6]
+    params, X, _, _, _, _ = problem.make()
+    _, tape = jm.forward(problem.net, params, X[0])
+    run = lambda start: jm.backward(problem.net, params, tape, start)
+    u, v = jnp.asarray([1.0, 2.0]), jnp.asarray([-3.0, 0.5])
+    combined = jax.tree.map(lambda a, b: 2 * a - b, run(u), run(v))
+    assert tree_error(run(2 * u - v), combined) <= 1e-14
+
+
+def test_full_weights_are_one_examples_gradient():
+    problem = TABLE[2]
+    params, X, Y, _, _, _ = problem.make()
+    only_third = jnp.asarray([0, 0, 1.0, 0, 0])
+    weighted = jm.value_and_grad(problem.net, params, X, Y, weights=only_third)
+    alone = jm.value_and_grad(problem.net, params, X[2:3], Y[2:3])
+    assert tree_error(weighted, alone) <= 1e-14
+
+
+def test_another_rule_carries_deltas_down():
+    """Sign-symmetric feedback, written where it is used; with W's own sign it is not the gradient."""
+    sign = jm.Rule("sign", carry=lambda down: jnp.sign(down.W).T @ down.delta)
+    problem = TABLE[6]
+    params, X, Y, _, _, _ = problem.make()
+    trace = jm.backprop(problem.net, params, X, Y, rule=sign)
+    e = trace.deltas[1] @ jnp.sign(params[1].W)
+    np.testing.assert_allclose(trace.deltas[0], problem.net.hidden[0].df(trace.pre_activations[0]) * e, rtol=1e-13)
+    by_rule, true = (jm.value_and_grad(problem.net, params, X, Y, rule=r)[1] for r in (sign, jm.rules.backprop))
+    assert tree_error(by_rule[2], true[2]) <= 1e-14 and tree_error(by_rule[0], true[0]) > 0.1
+
+
+def test_a_rule_with_a_state_is_given_it_layer_by_layer():
+    def matrices(net, key):
+        keys = jax.random.split(key, net.depth - 1)
+        return tuple(jax.random.normal(k, shape) for k, shape in zip(keys, net.shapes[1:], strict=True))
+
+    feedback = jm.Rule("feedback", carry=lambda down: down.state.T @ down.delta, init=matrices)
+    problem = TABLE[6]
+    params, X, Y, _, _, _ = problem.make()
+    B = feedback.start(problem.net, jax.random.key(0))
+    trace = jm.backprop(problem.net, params, X, Y, rule=feedback, rule_state=B)
+    for l in (0, 1):
+        e = trace.deltas[l + 1] @ B[l]
+        np.testing.assert_allclose(trace.deltas[l], problem.net.hidden[l].df(trace.pre_activations[l]) * e, rtol=1e-13)
+    same = jm.backprop(problem.net, params, X, Y, rule=feedback, rule_state=tuple(layer.W for layer in params[1:]))
+    assert tree_error(same.deltas, jm.backprop(problem.net, params, X, Y).deltas) <= 1e-14
+    with pytest.raises(ValueError, match="rule_state is None, but rule 'feedback' has a state"):
+        jm.backprop(problem.net, params, X, Y, rule=feedback)
+
+
+def test_value_and_grad_runs_inside_jit_vmap_and_float32():
+    problem = TABLE[2]
+    params, X, Y, _, _, _ = problem.make()
+    eager = jm.value_and_grad(problem.net, params, X, Y)
+    jitted = jax.jit(lambda p, X, Y: jm.value_and_grad(problem.net, p, X, Y))(params, X, Y)
+    assert tree_error(eager, jitted) <= 1e-14
+    population = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), params)
+    many = jax.vmap(lambda p: jm.value_and_grad(problem.net, p, X, Y))(population)
+    assert tree_error(jax.tree.map(lambda a: a[0], many), eager) <= 1e-13
+    single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, X))
+    assert {g.dtype for g in jax.tree.leaves(jm.value_and_grad(problem.net, *single, Y))} == {jnp.dtype("float32")}
