@@ -11,7 +11,7 @@ from jaxmlp.forward import Masks, Tape, batch, forward, mean, network_input, out
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Down, Rule
-from jaxmlp.validate import Preprocess
+from jaxmlp.validate import Given, Preprocess
 
 Deltas = tuple[Float[Array, " o"], ...]
 
@@ -48,8 +48,8 @@ def backward(
 def backprop(
     net: MLP,
     params: Params,
-    X: Num[Array, "m ..."],
-    Y: Num[Array, "m ..."],
+    X: Num[Given, "m ..."],
+    Y: Num[Given, "m ..."],
     *,
     masks: Masks | None = None,
     preprocess: Preprocess | None = None,
@@ -80,10 +80,10 @@ def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state):
 def value_and_grad(
     net: MLP,
     params: Params,
-    X: Num[Array, "m ..."],
-    Y: Num[Array, "m ..."],
+    X: Num[Given, "m ..."],
+    Y: Num[Given, "m ..."],
     *,
-    weights: Float[Array, " m"] | None = None,
+    weights: Float[Given, " m"] | None = None,
     masks: Masks | None = None,
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,

@@ -22,7 +22,7 @@ from jaxmlp.disagreement import looks_like
 from jaxmlp.forward import Masks, batch, cost, forward, tail_loss
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.rules import Rule
-from jaxmlp.validate import Preprocess
+from jaxmlp.validate import Given, Preprocess
 
 AUTODIFF_TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 DIFFERENCES_TOLERANCE = 1e-7
@@ -96,10 +96,10 @@ GradientFunction = Callable[[MLP, Params, Array, Array], Params]
 def check_gradients(
     net: MLP,
     params: Params,
-    X: Num[Array, "m ..."],
-    Y: Num[Array, "m ..."],
+    X: Num[Given, "m ..."],
+    Y: Num[Given, "m ..."],
     *,
-    weights: Float[Array, " m"] | None = None,
+    weights: Float[Given, " m"] | None = None,
     masks: Masks | None = None,
     preprocess: Preprocess | None = None,
     backward: GradientFunction | None = None,

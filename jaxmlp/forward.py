@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxmlp import validate
 from jaxmlp.network import MLP, Params
-from jaxmlp.validate import Preprocess
+from jaxmlp.validate import Given, Preprocess
 
 # One mask (n_l,) for the inputs and one for each hidden layer, 0 or 1/keep; with a leading (m,) for a batch.
 Masks = tuple[Float[Array, "*m n"], ...]
@@ -71,7 +71,7 @@ def tail_loss(
 
 
 def predict(
-    net: MLP, params: Params, X: Num[Array, "m ..."], *, preprocess: Preprocess | None = None
+    net: MLP, params: Params, X: Num[Given, "m ..."], *, preprocess: Preprocess | None = None
 ) -> Float[Array, "m k"]:
     """`y_hat` for each example of a batch. `preprocess` turns one example into the network's input."""
     X = validate.inputs(net, X, validate.params(net, params), preprocess)
@@ -86,10 +86,10 @@ def _predict(net, params, X, preprocess):
 def cost(
     net: MLP,
     params: Params,
-    X: Num[Array, "m ..."],
-    Y: Num[Array, "m ..."],
+    X: Num[Given, "m ..."],
+    Y: Num[Given, "m ..."],
     *,
-    weights: Float[Array, " m"] | None = None,
+    weights: Float[Given, " m"] | None = None,
     masks: Masks | None = None,
     preprocess: Preprocess | None = None,
 ) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxmlp import validate
 from jaxmlp.network import MLP
+from jaxmlp.validate import Given
 
 
 def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
@@ -35,13 +36,13 @@ def predicts_classes(net: MLP, Y: Num[Array, "m *k"]) -> bool:
     return bool(jnp.all((Y == 0) | (Y == 1)) & jnp.all(Y.sum(1) == 1))
 
 
-def accuracy(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Float[Array, ""]:
+def accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, ""]:
     """The share of examples whose predicted class is the true one, 0 to 1."""
     Y_hat, Y = _pair(Y_hat, Y)
     return jnp.mean(classes(Y_hat) == classes(Y))
 
 
-def confusion_matrix(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Int[Array, "k k"]:
+def confusion_matrix(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Int[Array, "k k"]:
     """How many examples of true class r (rows) were taken for class c (columns)."""
     Y_hat, Y = _pair(Y_hat, Y)
     k = max(Y_hat.shape[1], 2)
@@ -49,7 +50,7 @@ def confusion_matrix(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Int[A
     return jnp.bincount(flat, length=k * k).reshape(k, k)
 
 
-def per_class_accuracy(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> Float[Array, " k"]:
+def per_class_accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, " k"]:
     """For each true class the share of its examples that were recognised; NaN for a class without examples."""
     counts = confusion_matrix(Y_hat, Y)
     return jnp.diag(counts) / counts.sum(1)
@@ -64,7 +65,7 @@ class RegressionErrors(NamedTuple):
     r2: Float[Array, ""]  # 1 - mse / variance of y, the mean over outputs
 
 
-def regression_errors(Y_hat: Float[Array, "m k"], Y: Num[Array, "m *k"]) -> RegressionErrors:
+def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> RegressionErrors:
     """Mean squared error, its root, mean absolute error and the coefficient of determination."""
     Y_hat, Y = _pair(Y_hat, Y)
     error = Y_hat - Y.reshape(Y_hat.shape)

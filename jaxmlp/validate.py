@@ -19,6 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxmlp.network import MLP, Params
 
+Given = jax.Array | np.ndarray  # what a door takes for an array; nested lists become one too
 Preprocess = Callable[[jax.Array], jax.Array]
 
 

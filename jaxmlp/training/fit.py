@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
 from jaxmlp.network import MLP, Params
@@ -17,7 +17,7 @@ from jaxmlp.rules import Rule
 from jaxmlp.training.epoch import epoch
 from jaxmlp.training.progress import shown
 from jaxmlp.training.state import Data, Optimizer, Plan, Sampling, TrainState, start
-from jaxmlp.validate import Preprocess
+from jaxmlp.validate import Given, Preprocess
 
 COLUMNS = ("cost", "accuracy", "validation_cost", "validation_accuracy")
 FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
@@ -72,7 +72,7 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     best_by: Literal["cost", "accuracy"] = "cost",
     patience: int | None = None,
-    weights: Float[Array, " m"] | None = None,
+    weights: Float[Given, " m"] | None = None,
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,
     progress: bool = True,

@@ -79,7 +79,12 @@ class TrainState(NamedTuple):
 
 
 def start(
-    plan: Plan, params: Params, data: Data, key: PRNGKeyArray, hyper: dict[str, Any] | None = None, patience: int = -1
+    plan: Plan,
+    params: Params,
+    data: Data,
+    key: PRNGKeyArray,
+    hyper: dict[str, Any] | None = None,
+    patience: int | Int[Array, ""] = -1,
 ) -> TrainState:
     """The state before the first epoch."""
     params = jax.tree.map(lambda array: jnp.array(array, copy=True), params)  # the caller's are never donated

@@ -1,0 +1,54 @@
+"""Scores equal scikit-learn's (MATH row 31)."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from jaxmlp import metrics
+
+
+def predictions(m=200, k=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet(np.ones(k), m), rng.integers(0, k, m)
+
+
+def test_classification_scores_equal_scikit_learns():
+    Y_hat, Y = predictions()
+    chosen = Y_hat.argmax(1)
+    for labels in (Y, np.eye(4)[Y]):
+        assert float(metrics.accuracy(Y_hat, labels)) == pytest.approx(sklearn.metrics.accuracy_score(Y, chosen))
+        confusion = metrics.confusion_matrix(Y_hat, labels)
+        np.testing.assert_array_equal(confusion, sklearn.metrics.confusion_matrix(Y, chosen))
+        recall = sklearn.metrics.recall_score(Y, chosen, average=None)
+        np.testing.assert_allclose(metrics.per_class_accuracy(Y_hat, labels), recall, rtol=1e-6)
+
+
+def test_a_single_output_is_cut_at_one_half():
+    Y_hat, Y = np.asarray([[0.2], [0.5], [0.51], [0.9]]), np.asarray([0, 1, 1, 0])
+    assert metrics.classes(jnp.asarray(Y_hat)).tolist() == [0, 0, 1, 1]
+    for labels in (Y, Y[:, None], Y.astype(float)):
+        assert float(metrics.accuracy(Y_hat, labels)) == 0.5
+    assert metrics.confusion_matrix(Y_hat, Y).tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_class_without_examples_has_no_accuracy():
+    Y_hat, Y = predictions(m=20)
+    assert np.isnan(metrics.per_class_accuracy(Y_hat, np.minimum(Y, 2))[3])
+
+
+def test_regression_errors_equal_scikit_learns():
+    rng = np.random.default_rng(1)
+    Y, Y_hat = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
+    errors = metrics.regression_errors(Y_hat, Y)
+    assert float(errors.mse) == pytest.approx(sklearn.metrics.mean_squared_error(Y, Y_hat), rel=1e-5)
+    assert float(errors.rmse) == pytest.approx(sklearn.metrics.mean_squared_error(Y, Y_hat) ** 0.5, rel=1e-5)
+    assert float(errors.mae) == pytest.approx(sklearn.metrics.mean_absolute_error(Y, Y_hat), rel=1e-5)
+    assert float(errors.r2) == pytest.approx(sklearn.metrics.r2_score(Y, Y_hat), rel=1e-5)
+
+
+def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"Y has shape \(3,\), which does not fit Y_hat \(2, 4\)"):
+        metrics.accuracy(np.ones((2, 4)), np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"Y_hat has shape \(4,\), expected \(examples, outputs\)"):
+        metrics.accuracy(np.ones(4), np.zeros(4, int))
