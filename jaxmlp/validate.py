@@ -159,7 +159,8 @@ def targets(net: MLP, given: Any, m: int | None, name: str = "Y") -> jax.Array:
     if not jnp.issubdtype(Y.dtype, jnp.number):
         raise ValueError(f"{name} has dtype {Y.dtype}, expected numbers")
     if concrete(Y):
-        _target_values(Y, net.loss.targets, k, classes, name)
+        with jax.ensure_compile_time_eval():  # a known array inside somebody's trace is checked now, not traced
+            _target_values(Y, net.loss.targets, k, classes, name)
     return Y
 
 
@@ -185,9 +186,10 @@ def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights")
         raise ValueError(f"{name} has shape {w.shape}, expected one weight for each of the {m} examples")
     if concrete(w):
         finite(w, name)
-        if bool((w < 0).any()) or not bool((w > 0).any()):
-            raise ValueError(f"{name} holds values from {float(w.min()):g} to {float(w.max()):g}, "
-                             "expected none below 0 and not all 0")  # fmt: skip
+        with jax.ensure_compile_time_eval():
+            low, high = float(w.min()), float(w.max())
+        if low < 0 or high == 0:
+            raise ValueError(f"{name} holds values from {low:g} to {high:g}, expected none below 0 and not all 0")
     return w.astype(dtype)
 
 
@@ -210,16 +212,19 @@ def array(given: Any, name: str) -> jax.Array:
         raise ValueError(f"{name} is ragged, expected an array") from None
     if values.dtype == object or values.dtype.kind in "USV":
         raise ValueError(f"{name} has dtype {values.dtype}, expected an array of numbers")
-    return jnp.asarray(values)
+    with jax.ensure_compile_time_eval():  # known inside somebody's trace too
+        return jnp.asarray(values)
 
 
 def finite(values: jax.Array, name: str) -> None:
     """Refuses NaN and infinity, and says where the first one is."""
     if not concrete(values) or not jnp.issubdtype(values.dtype, jnp.floating):
         return
-    if not bool(jnp.isfinite(values).all()):
+    with jax.ensure_compile_time_eval():
+        fine = bool(jnp.isfinite(values).all())
+    if not fine:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(values)))[0])
-        raise ValueError(f"{name} holds {values[where]} at {where}, expected finite numbers")
+        raise ValueError(f"{name} holds {np.asarray(values)[where]} at {where}, expected finite numbers")
 
 
 def concrete(values: Any) -> bool:

@@ -85,3 +85,13 @@ def test_binary_labels_outside_0_and_1_are_refused():
 def test_what_the_other_doors_refuse(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_known_arrays_are_checked_inside_somebodys_trace():
+    """Labels that are closed over are known, though what is computed from them under the trace is not."""
+    grad = jax.jit(jax.grad(lambda p: jm.cost(NET, p, X, Y, weights=np.ones(5))))
+    assert grad(PARAMS)[0].W.shape == (4, 3)
+    with pytest.raises(ValueError, match="Y holds the class 7"):
+        jax.jit(lambda p: jm.cost(NET, p, X, Y + 6))(PARAMS)
+    with pytest.raises(ValueError, match="X holds nan"):
+        jax.vmap(lambda s: jm.cost(NET, PARAMS, jnp.asarray(X * np.nan), Y) * s)(jnp.ones(3))

@@ -22,7 +22,9 @@ def line(metrics: dict[str, float]) -> str:
 def _number(name: str, value: float) -> str:
     if name.endswith("accuracy"):
         return f"{value:.2%}"
-    return f"{value:.2f}" if name == "seconds" else f"{value:.4g}".ljust(6, "0") if 1e-3 < value < 1 else f"{value:.4g}"
+    if name == "seconds":
+        return f"{value:.2f}"
+    return f"{value:.4f}" if 1e-3 <= value < 1e4 else f"{value:.3e}"
 
 
 @contextmanager

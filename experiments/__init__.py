@@ -1,0 +1,1 @@
+"""Experiments: `python3 -m experiments` lists them."""

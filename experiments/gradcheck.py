@@ -1,0 +1,149 @@
+"""Gradient checking: three routes to each gradient, what a mistake looks like, and the best step.
+
+Row 16 of the notes' systems (note 002, "Numerical Approximation of Gradients"). Expect every right gradient to pass
+(1e-12 against autodiff in float64, 1e-5 in float32, 1e-7 against central differences), every wrong one to be
+caught and named, the error of central differences to be least near a step of 1e-5, and to lose half its digits at the
+notes' 1e-7.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmlp as jm
+from experiments.output import Output
+from jaxmlp import plotting
+from jaxmlp.check import central_difference, check_gradients
+
+
+@dataclass(frozen=True)
+class Settings:
+    sizes: tuple[int, ...] = (8, 6, 6, 4)  # widths of the networks checked
+    examples: int = 10
+    steps: int = 31  # how many steps of central differences are drawn, from 1e-12 to 1e-1
+    key: int = 0
+    quick: bool = False  # two activations instead of all
+
+
+ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu")
+
+
+def run(settings: Settings, out: Output) -> dict[str, float]:
+    with jax.enable_x64(True):
+        out.say(f"theta^3 at 1 with eps = 0.01: {float(central_difference(lambda t: t**3, jnp.asarray(1.0), 0.01)):.7g}"
+                " (the gradient is 3, the error 1e-4)")  # fmt: skip
+        rows = list(_right(settings, ACTIVATIONS[1:3] if settings.quick else ACTIVATIONS))
+        out.table("right gradients: the largest error over the arrays", [row for row, _ in rows])
+        mistakes = _wrong(settings)
+        out.table("wrong gradients, and what the report says of them", mistakes)
+        steps, errors = _by_step(settings)
+    best = {name: steps[int(np.argmin(error))] for name, error in errors.items()}
+    out.table("central differences against the gradient by hand, notes' formula", [
+        {"function": name, "best step": f"{best[name]:.0e}", "error there": f"{error.min():.1e}",
+         "at the notes' 1e-7": f"{error[int(np.argmin(abs(np.log(steps / 1e-7))))]:.1e}"}
+        for name, error in errors.items()
+    ])  # fmt: skip
+    out.numbers("error_by_step", {"step": steps, **errors})
+    figure, ax = plotting.figure(size=(6, 4))
+    for (name, error), colour in zip(errors.items(), plotting.PALETTE, strict=False):
+        ax.loglog(steps, np.maximum(error, 1e-17), color=colour, marker=".", label=name)
+    ax.axvline(1e-7, color="grey", linestyle=":", label="the notes' step, 1e-7")
+    ax.axvline(1e-5, color="grey", linestyle="--", label="jaxmlp's step, 1e-5")
+    ax.set(xlabel="step $\\epsilon$", ylabel="$\\|a - b\\|\\; / \\;(\\|a\\| + \\|b\\|)$")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    out.picture("error_by_step", figure)
+    out.close()
+    return {
+        "right_passed": float(np.mean([passed for _, passed in rows])),
+        "wrong_caught": float(np.mean([row["caught"] == "yes" for row in mistakes])),
+        "best_step": float(np.median(list(best.values()))),
+    }
+
+
+def _problem(settings: Settings, activation: str, dtype):
+    net = jm.MLP(settings.sizes, activation, "softmax", "cross_entropy")
+    keys = jax.random.split(jax.random.key(settings.key), 3)
+    params = jm.init(net, keys[0], weights="lecun", biases="small_normal", dtype=dtype)
+    X = jax.random.normal(keys[1], (settings.examples, settings.sizes[0]), dtype)
+    return net, params, X, jax.random.randint(keys[2], (settings.examples,), 0, settings.sizes[-1])
+
+
+def _right(settings: Settings, activations):
+    for activation in activations:
+        row, passed = {"activation": activation}, True
+        for dtype in ("float64", "float32"):
+            report = check_gradients(*_problem(settings, activation, dtype), entries=30)
+            passed &= report.passed
+            worst = {route: max(r.error for r in report.rows if r.route == route) for route in
+                     ("autodiff", "differences")}  # fmt: skip
+            row[f"autodiff, {dtype}"] = f"{worst['autodiff']:.1e}"
+            if dtype == "float64":
+                row["differences, float64"] = f"{worst['differences']:.1e}"
+                row["on a kink"] = str(sum(len(r.straddling) for r in report.rows))
+        yield row | {"passed": "yes" if passed else "NO"}, passed
+
+
+def _wrong(settings: Settings) -> list[dict[str, str]]:
+    """The classic mistakes, made on purpose."""
+    net, params, X, Y = _problem(settings, "tanh", "float64")
+
+    def scaled(factor):
+        return lambda *problem: jax.tree.map(lambda g: factor * g, jm.value_and_grad(*problem)[1])
+
+    def transposed(*problem):
+        grads = jm.value_and_grad(*problem)[1]
+        return (grads[0], grads[1]._replace(W=grads[1].W.T), *grads[2:])
+
+    def without_derivative(net, *rest):
+        hidden = (replace(net.hidden[0], df=jnp.ones_like), *net.hidden[1:])
+        return jm.value_and_grad(jm.MLP(net.sizes, hidden, net.output, net.loss), *rest)[1]
+
+    def updated_too_early(net, params, X, Y):
+        grads = jm.value_and_grad(net, params, X, Y)[1]
+        rate = lambda p, g: p - 0.1 * g
+        stale = jm.Rule("stale", carry=lambda down: down.state.T @ down.delta, init=lambda net, key: ())
+        updated = tuple(rate(p.W, g.W) for p, g in zip(params[1:], grads[1:], strict=True))
+        trace = jm.backprop(net, params, X, Y, rule=stale, rule_state=updated)
+        return jm.mean_gradient(trace)
+
+    mistakes = {
+        "no 1/m": scaled(settings.examples),
+        "twice the gradient": scaled(2.0),
+        "the wrong sign": scaled(-1.0),
+        "W^2 transposed": transposed,
+        "f' left out at layer 1": without_derivative,
+        "updated before it is used": updated_too_early,
+    }
+    rows = []
+    for name, backward in mistakes.items():
+        report = check_gradients(net, params, X, Y, backward=backward, entries=30)
+        words = "; ".join(report.looks_like)
+        rows.append({"mistake": name, "caught": "NO" if report.passed else "yes",
+                     "looks like": words if len(words) < 90 else words[:87] + "..."})  # fmt: skip
+    return rows
+
+
+def _by_step(settings: Settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The notes' error of central differences of W^1 and of theta^3, for many steps."""
+    steps = np.logspace(-12, -1, settings.steps)
+    net, params, X, Y = _problem(settings, "tanh", "float64")
+    by_hand = np.asarray(jm.value_and_grad(net, params, X, Y)[1][0].W).ravel()
+
+    @jax.jit
+    def gradient(step):
+        def entry(index):
+            W = params[0].W
+            moved = lambda t: (params[0]._replace(W=W.ravel().at[index].add(t).reshape(W.shape)), *params[1:])
+            return central_difference(lambda t: jm.cost(net, moved(t), X, Y), jnp.zeros(()), step)
+
+        return jax.vmap(entry)(jnp.arange(by_hand.size))
+
+    notes = lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(a) + np.linalg.norm(b))
+    cube = [notes(float(central_difference(lambda t: t**3, jnp.asarray(1.0), step)), 3.0) for step in steps]
+    return steps, {
+        "$W^1$ of a network": np.asarray([notes(np.asarray(gradient(step)), by_hand) for step in steps]),
+        "$\\theta^3$ at 1": np.asarray(cube),
+    }

@@ -1,0 +1,60 @@
+"""Where an experiment leaves what it shows: `results/<name>/<time>/`."""
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder for one run's settings, tables, numbers and pictures."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, name: str, settings: Any, results: Path = Path("results")) -> "Output":
+        """A new folder that holds the settings."""
+        base = results / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, number = base, 1
+        while folder.exists():
+            folder, number = base.with_name(f"{base.name}_{number}"), number + 1
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2, default=str) + "\n")
+        return cls(folder)
+
+    def say(self, text: str) -> None:
+        """Prints a line and keeps it beside the tables."""
+        print(text, flush=True)
+        with (self.folder / "report.txt").open("a") as report:
+            report.write(text + "\n")
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Prints rows under a title, columns lined up."""
+        self.say(f"\n{title}\n")
+        self.say(tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True,
+                          colalign=["left"] + ["right"] * (len(rows[0]) - 1)))  # fmt: skip
+        self.say("")
+
+    def numbers(self, name: str, columns: Mapping[str, Iterable[Any]]) -> None:
+        """Writes `name.csv` with a column each."""
+        with (self.folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    def picture(self, name: str, figure: Figure) -> None:
+        """Writes `name.png`."""
+        figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
+
+    def close(self) -> None:
+        """Says where everything is."""
+        print(f"settings, numbers and pictures are in {self.folder}", file=sys.stderr)
