@@ -82,7 +82,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.table(f"{starts:,} starts, {settings.steps:,} full-batch steps, rate {settings.learning_rate:g}", rows)
     out.say(WHY)
     out.numbers("median_cost", {"step": range(1, settings.steps + 1), **{k: np.median(c, 1) for k, c in kept.items()}})
-    _pictures(out, hidden, *trained["2-3-1", settings.deviation], kept)
+    params, counts = trained["2-3-1", settings.deviation]
+    _pictures(out, hidden, params, counts, kept)
     out.close()
     return {"solved": shares["2-3-1", settings.deviation], "small_solved": shares["2-3-1", 0.01],
             "perceptron_most": int(trained["2-1", settings.deviation][1].max())}  # fmt: skip
@@ -93,10 +94,10 @@ def _pictures(out: Output, net, params, counts, kept) -> None:
     member = jax.tree.map(lambda a: a[first], params)
     out.picture("decision_boundary", plotting.decision_boundary(net, member, X, Y))
     figure, ax = plotting.figure(size=(6, 3.8))
-    for (name, costs), colour in zip(kept.items(), plotting.PALETTE, strict=False):
+    for (name, costs), colour, style in zip(kept.items(), plotting.PALETTE, ("-", "-", ":"), strict=False):
         low, middle, high = np.percentile(costs, [5, 50, 95], axis=1)
         step = np.arange(1, len(costs) + 1)
-        ax.plot(step, middle, color=colour, label=name)
+        ax.plot(step, middle, style, color=colour, label=name)
         ax.fill_between(step, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel="full-batch step", ylabel="cost (mean loss)", xscale="log", yscale="log")
     ax.set_title("median over the starts, band from 5% to 95%", fontsize="medium")

@@ -47,6 +47,7 @@ def curves(histories: Mapping[str, Mapping[str, np.ndarray]] | Sequence[Mapping[
                 ax.plot(x, scale * history[f"validation_{quantity}"], "--", color=colour, label=f"{name}, validation")
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if quantity == "cost":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)

@@ -5,6 +5,7 @@ Letters: m example, i in, o out. One example's gradient of layer l is `delta^l a
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -29,9 +30,16 @@ def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
 
     `weights (m,)` default to ones. Source: notes 000, "Backpropagation in this network"; 002, the factor `1/m`.
     """
-    m = trace.losses.shape[0]
-    share = 1 / m if weights is None else (weights / weights.sum())[:, None]
+    if weights is None:
+        # Divided last, 1/m becomes part of whatever scales the gradient next, such as the learning rate.
+        m = trace.losses.shape[0]
+        return jax.tree.map(lambda total: total / m, _sum(trace.deltas, trace.inputs))
+    share = (weights / weights.sum())[:, None]
+    return _sum(tuple(share * delta for delta in trace.deltas), trace.inputs)
+
+
+def _sum(deltas: tuple[Array, ...], inputs: tuple[Array, ...]) -> Params:
+    """`sum_m delta a^T` and `sum_m delta`, layer by layer."""
     return tuple(
-        Layer(W=jnp.einsum("mo,mi->oi", share * delta, a), b=jnp.sum(share * delta, axis=0))
-        for delta, a in zip(trace.deltas, trace.inputs, strict=True)
+        Layer(W=jnp.einsum("mo,mi->oi", delta, a), b=delta.sum(0)) for delta, a in zip(deltas, inputs, strict=True)
     )

@@ -1,0 +1,134 @@
+"""Speed: an epoch by the hand-written gradient against the same epoch by jax.grad, and bytes against floats.
+
+The peers are alternated in one run, round by round, and compared as ratios within a round; compilation is timed
+apart. Expect a ratio of 1.00 to jax.grad, at most 1.03 (the same program against itself wavers by 2%), and uint8
+pictures that take a quarter of the memory and less time.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxmlp as jm
+from experiments import datasets
+from experiments.output import Output
+from jaxmlp import plotting, training
+from jaxmlp.data import scale_pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    rounds: int = 11  # how often each peer is timed; the median is reported
+    batch_sizes: tuple[int, ...] = (32, 128, 512)
+    learning_rate: float = 0.01
+    quick: bool = False  # the smallest network and 5 rounds
+
+
+# Each network with as many examples as make an epoch a few tenths of a second long.
+NETWORKS = {(784, 64, 10): 60_000, (784, 800, 10): 12_800, (784, 1024, 1024, 10): 6_400}
+
+
+def by_autodiff(plan, params, rule_state, X, Y, weights):
+    """What `training.epoch.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
+
+    def mean_loss(params):
+        def example(x, y):
+            y_hat, tape = jm.forward(plan.net, params, plan.preprocess(x) if plan.preprocess else x)
+            return jm.output_loss(plan.net, tape, y), y_hat
+
+        losses, Y_hat = jax.vmap(example)(X, Y)
+        return losses.mean() if weights is None else weights @ losses / weights.sum(), (losses, Y_hat)
+
+    (_, (losses, Y_hat)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return losses, Y_hat, grads
+
+
+@dataclass
+class Contestant:
+    """A compiled epoch that is run again and again from where it left off."""
+
+    run: Callable
+    state: training.TrainState
+    data: training.Data
+    compile_seconds: float
+
+    @classmethod
+    def enter(
+        cls, net: jm.MLP, data: training.Data, batch_size: int, rate: float, preprocess, gradient=None
+    ) -> "Contestant":
+        steps = -(-len(data.X) // batch_size)
+        plan = training.Plan(net, optax.sgd(rate), batch_size, steps, preprocess=preprocess, accuracy=True)
+        state = training.start(plan, jm.init(net, jax.random.key(0)), data, jax.random.key(1))
+        began = time.perf_counter()
+        epoch = jax.jit(partial(training.epoch, plan, gradient=gradient), donate_argnums=0)
+        compiled = epoch.lower(state, data).compile()
+        return cls(compiled, state, data, time.perf_counter() - began)
+
+    def seconds(self) -> float:
+        """The time of one more epoch."""
+        began = time.perf_counter()
+        self.state, metrics = self.run(self.state, self.data)
+        jax.block_until_ready((self.state.params, metrics))
+        return time.perf_counter() - began
+
+
+def alternate(contestants: dict[str, Contestant], rounds: int) -> dict[str, np.ndarray]:
+    """Each contestant's seconds, round by round, after one round that is not counted; every other round backwards."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name in list(contestants)[:: 1 if number % 2 else -1]:
+            times[name].append(contestants[name].seconds())
+    return {name: np.asarray(seconds[1:]) for name, seconds in times.items()}
+
+
+def run(settings: Settings, out: Output) -> dict[str, float]:
+    pictures = datasets.load("mnist")
+    networks = dict(list(NETWORKS.items())[:1]) if settings.quick else NETWORKS
+    rounds = 5 if settings.quick else settings.rounds
+    out.say(f"{platform.processor() or platform.machine()}, {jax.devices()}, jax {jax.__version__}; "
+            f"median of {rounds} alternated rounds")  # fmt: skip
+    rows, ratios, bytes_rows = [], {}, []
+    for sizes, m in networks.items():
+        net = jm.MLP(sizes, "relu", "softmax", "cross_entropy")
+        data = training.Data(jnp.asarray(pictures.X[:m]), jnp.asarray(pictures.Y[:m]))
+        floats = data._replace(X=jax.vmap(scale_pixels)(data.X))
+        for batch_size in settings.batch_sizes:
+            enter = partial(Contestant.enter, net, batch_size=batch_size, rate=settings.learning_rate)
+            peers = {
+                "by hand": enter(data, preprocess=scale_pixels),
+                "jax.grad": enter(data, preprocess=scale_pixels, gradient=by_autodiff),
+                "floats": enter(floats, preprocess=None),
+            }
+            times = alternate(peers, rounds)
+            ratio = times["by hand"] / times["jax.grad"]
+            name = "-".join(map(str, sizes))
+            ratios[f"{name}, {batch_size}"] = ratio
+            ms = {peer: f"{1e3 * np.median(seconds):.1f}" for peer, seconds in times.items()}
+            rows.append({"network": name, "batch": str(batch_size), "examples": f"{m:,}", "by hand (ms)": ms["by hand"],
+                         "jax.grad (ms)": ms["jax.grad"], "ratio": f"{np.median(ratio):.3f}",
+                         "quartiles": "{:.3f} to {:.3f}".format(*np.percentile(ratio, [25, 75])),
+                         "compile (s)": f"{peers['by hand'].compile_seconds:.2f}"})  # fmt: skip
+            bytes_rows.append({"network": name, "batch": str(batch_size), "uint8 (ms)": ms["by hand"],
+                               "float32 (ms)": ms["floats"],
+                               "ratio": f"{np.median(times['by hand'] / times['floats']):.3f}",
+                               "uint8 (MB)": f"{data.X.nbytes / 1e6:.0f}",
+                               "float32 (MB)": f"{floats.X.nbytes / 1e6:.0f}"})  # fmt: skip
+    out.table("an epoch by hand against the same epoch by jax.grad", rows)
+    out.table("pictures as bytes, scaled inside the step, against floats", bytes_rows)
+    out.numbers("ratio_to_autodiff", ratios)
+    figure, ax = plotting.figure(size=(7, 1 + 0.35 * len(ratios)))
+    ax.boxplot(list(ratios.values()), orientation="horizontal", tick_labels=list(ratios), whis=(0, 100))
+    ax.axvline(1, color="grey", linestyle="--")
+    ax.set_xlabel("epoch's time by hand / by jax.grad")
+    ax.invert_yaxis()
+    out.picture("ratio_to_autodiff", figure)
+    out.close()
+    return {"median_ratio": float(np.median([np.median(r) for r in ratios.values()])),
+            "worst_ratio": float(max(np.median(r) for r in ratios.values()))}  # fmt: skip
