@@ -38,6 +38,16 @@ class Activation:
         """`J(z)^T error`: carries dL/da back through `a = f(z)`, here with the diagonal `J = diag(f'(z))`."""
         return self.df(z) * error
 
+    def pull_derivative(
+        self, z: Float[Array, " o"], error: Float[Array, " o"], dz: Float[Array, " o"]
+    ) -> Float[Array, " o"]:
+        """The derivative of `pull(z, error)` in z along dz, `f''(z) dz error`: what second derivatives add."""
+        if self.d2f is None:
+            raise ValueError(
+                f"activation {self.name!r} has no d2f, expected its second derivative for Hessian products"
+            )
+        return self.d2f(z) * dz * error
+
 
 class Softmax(Activation):
     """`a_i = e^(z_i) / sum_j e^(z_j)`, for outputs. `df` is the whole Jacobian, `J_ij = a_i (1[i=j] - a_j)`."""
@@ -46,6 +56,13 @@ class Softmax(Activation):
         """`J(z)^T error = a * (error - a . error)`: J is symmetric and never formed."""
         a = jax.nn.softmax(z)
         return a * (error - jnp.dot(a, error))
+
+    def pull_derivative(
+        self, z: Float[Array, " k"], error: Float[Array, " k"], dz: Float[Array, " k"]
+    ) -> Float[Array, " k"]:
+        """With `da = J dz`: `da * (error - a . error) - a (da . error)`."""
+        a, da = jax.nn.softmax(z), self.pull(z, dz)
+        return da * (error - jnp.dot(a, error)) - a * jnp.dot(da, error)
 
 
 def _sigmoid_df(z):

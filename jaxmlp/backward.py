@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from jaxmlp import readouts, rules
+from jaxmlp import readouts, rules, validate
 from jaxmlp.forward import Masks, Tape, batch, forward, mean, network_input, output_loss
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
@@ -19,6 +19,17 @@ Deltas = tuple[Float[Array, " o"], ...]
 def output_delta(net: MLP, tape: Tape, y: Num[Array, "..."]) -> Float[Array, " k"]:
     """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for the canonical pairs."""
     return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
+
+
+def sample_labels(net: MLP, Y_hat: Float[Array, "m k"], key: PRNGKeyArray) -> Num[Array, "m *k"]:
+    """Labels drawn from the model's own distribution at its outputs, such as `trace.output`.
+
+    The gradients of a trace of these, not of the true labels, have the Fisher as their second moment: squared error
+    draws from N(y_hat, 1), binary cross-entropy from Bernoulli(y_hat), cross-entropy (of softmax) classes.
+    """
+    if net.loss.sample is None or (net.loss.targets == "distribution" and net.output != net.loss.canonical):
+        raise ValueError(f"{net} gives no distribution to sample from, expected a loss with `sample` and its outputs")
+    return jax.vmap(net.loss.sample)(jax.random.split(validate.key(key), Y_hat.shape[0]), Y_hat)
 
 
 def backward(

@@ -131,4 +131,5 @@ def mean(values: Float[Array, "m *rest"], weights: Float[Array, " m"] | None) ->
     """The mean over examples, `sum_m w v / sum_m w`."""
     if weights is None:
         return values.mean(0)
-    return jnp.tensordot(weights, values, 1) / weights.sum()
+    total = weights.sum()
+    return jnp.tensordot(weights, values, 1) / jnp.where(total == 0, 1, total)  # all padding: 0

@@ -28,9 +28,11 @@ OfOutput = Callable[[Array, Array], Array]
 class Loss:
     """`f(y_hat, y)`, the loss of one example `(k,)`, and its derivatives `df`, `d2f` for each output, `(k,)`.
 
-    `domain` is the interval that must hold every output. `targets` says what Y may be: any real numbers, numbers
-    in [0, 1], or a distribution over the classes (integer classes, or rows of probabilities). `canonical` is the output
-    activation for which `dL/dz = y_hat - y`, and `from_z(z, y)` the same loss computed from its pre-activation.
+    `domain` is the interval that must hold every output. `targets` says what Y may be: any real numbers, numbers in
+    [0, 1], or a distribution over the classes (integer classes, or rows of probabilities). `canonical` is the output
+    activation for which `dL/dz = y_hat - y`, `from_z(z, y)` the same loss computed from its pre-activation, and
+    `root(y_hat)` rows `r_c` with `sum_c r_c r_c^T = d2L/dz^2`. `sample(key, y_hat)` draws a label from the distribution
+    whose negative logarithm the loss is. Curvature alone needs `d2f`, `root` and `sample`.
 
         absolute = Loss("absolute", lambda y_hat, y: jnp.abs(y_hat - y).sum(), lambda y_hat, y: jnp.sign(y_hat - y))
     """
@@ -43,6 +45,8 @@ class Loss:
     targets: Literal["real", "unit", "distribution"] = "real"
     canonical: Activation | None = None
     from_z: OfOutput | None = None
+    root: Callable[[Array], Array] | None = None
+    sample: Callable[[Array, Array], Array] | None = None
 
     def value(self, output: Activation, z: Float[Array, " k"], y: Float[Array, " k"]) -> Float[Array, ""]:
         """`L(f(z), y)`, from z in log space where `output` is the canonical one."""
@@ -85,6 +89,8 @@ squared_error = Loss(
     df=lambda y_hat, y: y_hat - y,
     d2f=lambda y_hat, y: jnp.ones_like(y_hat),
     canonical=activations.identity,
+    root=lambda y_hat: jnp.eye(y_hat.shape[0], dtype=y_hat.dtype),
+    sample=lambda key, y_hat: y_hat + jax.random.normal(key, y_hat.shape, y_hat.dtype),
 )
 binary_cross_entropy = Loss(
     "binary_cross_entropy",
@@ -95,6 +101,8 @@ binary_cross_entropy = Loss(
     targets="unit",
     canonical=activations.sigmoid,
     from_z=lambda z, y: jnp.sum(jax.nn.softplus(z) - y * z),
+    root=lambda a: jnp.diag(jnp.sqrt(a * (1 - a))),
+    sample=lambda key, a: jax.random.bernoulli(key, a).astype(a.dtype),
 )
 cross_entropy = Loss(
     "cross_entropy",
@@ -105,6 +113,8 @@ cross_entropy = Loss(
     targets="distribution",
     canonical=activations.softmax,
     from_z=lambda z, y: -jnp.sum(y * jax.nn.log_softmax(z)),
+    root=lambda p: jnp.sqrt(p)[:, None] * (jnp.eye(p.shape[0], dtype=p.dtype) - p[None]),
+    sample=lambda key, p: jax.random.categorical(key, jnp.log(p)),
 )
 
 NAMED = {loss.name: loss for loss in (squared_error, binary_cross_entropy, cross_entropy)}

@@ -67,3 +67,27 @@ def sum_over_paths(params, df, x, delta_out, unit, entry):
         return sum(df[layer][j] * Ws[layer + 1][k, j] * onward(layer + 1, k) for k in range(Ws[layer + 1].shape[0]))
 
     return float(x[entry]) * onward(0, unit)
+
+
+def gradients_one_by_one(net_cost, params, X, Y, masks=None):
+    """`jax.grad` of each example's own cost, stacked: leaves `(m, ...)`."""
+    each = [
+        jax.grad(net_cost)(params, X[i : i + 1], Y[i : i + 1], None if masks is None else [k[i : i + 1] for k in masks])
+        for i in range(len(X))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
+def as_rows(tree, lead=1):
+    """A tree of arrays with `lead` leading axes as one array whose last axis runs over all parameters."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.reshape(*leaf.shape[:lead], -1) for leaf in leaves], axis=-1)
+
+
+def gauss_newton(predict, loss_hessian, params, X, Y, weights):
+    """`sum_m w J^T H J / sum_m w` with `J` by jax.jacrev: `predict` and `loss_hessian` at whichever split."""
+    total = 0.0
+    for x, y, w in zip(X, Y, weights, strict=True):
+        J = as_rows(jax.jacrev(lambda p, x=x: predict(p, x))(params), lead=1)
+        total = total + w * J.T @ np.asarray(loss_hessian(predict(params, x), y)) @ J
+    return total / np.sum(weights)

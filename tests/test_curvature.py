@@ -1,0 +1,169 @@
+"""Curvature against `jax.hessian` and `jax.jacrev` of the plain cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import TABLE, tree_error
+
+import jaxmlp as jm
+
+TWICE = [p for p in TABLE if not p.masked]
+table = pytest.mark.parametrize("problem", TWICE, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def double(x64):
+    pass
+
+
+def hessian(problem, params, X, Y, weights):
+    flat, unravel = ravel_pytree(params)
+    return jax.hessian(lambda theta: jm.cost(problem.net, unravel(theta), X, Y, weights=weights))(flat)
+
+
+def gauss_newton(problem, params, X, rows, weights):
+    """Split at z for the canonical pairs and at y_hat for the others, each by autodiff."""
+    net = problem.net
+    if net.output == net.loss.canonical:
+        predict = lambda p, x: jm.forward(net, p, x)[1].pre_activations[-1]
+        loss = lambda z, y: net.loss.f(net.output.f(z), y)
+    else:
+        predict = lambda p, x: jm.forward(net, p, x)[0]
+        loss = net.loss.f
+    w = np.ones(problem.m) if weights is None else np.asarray(weights)
+    return oracles.gauss_newton(predict, jax.hessian(loss), params, X, rows, w)
+
+
+def direction(params, seed=3):
+    flat, unravel = ravel_pytree(params)
+    return unravel(jax.random.normal(jax.random.key(seed), flat.shape))
+
+
+@table
+def test_hvp_is_the_hessian_times_v(problem):
+    params, X, Y, _, weights, _ = problem.make()
+    v = direction(params)
+    got = jm.hvp(problem.net, params, X, Y, v, weights=weights)
+    expected = hessian(problem, params, X, Y, weights) @ ravel_pytree(v)[0]
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    assert tree_error(ravel_pytree(got)[0], expected) <= 1e-10
+
+
+@table
+def test_ggnvp_diagonal_and_blocks_are_the_gauss_newton_matrixs(problem):
+    params, X, Y, rows, weights, _ = problem.make()
+    G = gauss_newton(problem, params, X, rows, weights)
+    v = direction(params)
+    got = jm.ggnvp(problem.net, params, X, Y, v, weights=weights)
+    assert tree_error(ravel_pytree(got)[0], G @ ravel_pytree(v)[0]) <= 1e-10
+    diagonal = jm.ggn_diagonal(problem.net, params, X, Y, weights=weights)
+    assert tree_error(ravel_pytree(diagonal)[0], np.diag(G)) <= 1e-10
+    start = 0
+    for block, layer in zip(jm.ggn_blocks(problem.net, params, X, Y, weights=weights), params, strict=True):
+        end = start + layer.W.size + layer.b.size
+        assert tree_error(block, G[start:end, start:end]) <= 1e-10
+        start = end
+
+
+@table
+def test_the_rows_of_the_root_make_up_the_losses_hessian(problem):
+    params, X, Y, rows, _, _ = problem.make()
+    net = problem.net
+    _, tape = jm.forward(net, params, X[0])
+    root = jm.hessian_root(net, tape, Y[0])
+    z = tape.pre_activations[-1]
+    if net.output == net.loss.canonical:
+        expected = jax.hessian(lambda z: net.loss.f(net.output.f(z), rows[0]))(z)
+    else:
+        J = jax.jacobian(net.output.f)(z)
+        expected = J.T @ jax.hessian(net.loss.f)(tape.output, rows[0]) @ J
+    np.testing.assert_allclose(root.T @ root, expected, rtol=1e-10, atol=1e-15)
+
+
+@table
+def test_jacobian_of_the_outputs_and_tangent_kernel(problem):
+    params, X, *_ = problem.make()
+    slow = [jax.jacrev(lambda p, x=x: jm.forward(problem.net, p, x)[0])(params) for x in X]
+    slow = jax.tree.map(lambda *leaves: jnp.stack(leaves), *slow)
+    assert tree_error(jm.output_jacobian(problem.net, params, X), slow) <= 1e-10
+    J = oracles.as_rows(slow, lead=2)
+    np.testing.assert_allclose(jm.ntk(problem.net, params, X), np.einsum("mkp,ncp->mnkc", J, J), rtol=1e-9, atol=1e-14)
+    some = jm.ntk(problem.net, params, X[:1], X)
+    np.testing.assert_allclose(some, np.einsum("mkp,ncp->mnkc", J[:1], J), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("problem", [TABLE[2], TABLE[5]], ids=str)
+def test_eigenvalues_and_trace_are_the_hessians(problem):
+    params, X, Y, _, weights, _ = problem.make()
+    H = hessian(problem, params, X, Y, weights)
+    expected = np.linalg.eigvalsh(H)[::-1]
+    for k in (1, 3):
+        got = jm.hessian_eigenvalues(problem.net, params, X, Y, k, weights=weights, tolerance=1e-12)
+        np.testing.assert_allclose(got, expected[:k], rtol=1e-8)
+    samples = 2000
+    spread = np.sqrt(2 * (np.sum(np.square(H)) - np.sum(np.square(np.diag(H)))) / samples)
+    got = jm.hessian_trace(problem.net, params, X, Y, jax.random.key(1), samples, weights=weights)
+    assert abs(float(got) - np.trace(H)) <= 5 * spread
+
+
+def test_lanczos_on_a_network_too_large_for_the_matrix():
+    net = jm.MLP((6, 8, 3), hidden="tanh", output="softmax", loss="cross_entropy")
+    params = jm.init(net, jax.random.key(0))
+    X, Y = jax.random.normal(jax.random.key(1), (20, 6)), jnp.arange(20) % 3
+    flat, unravel = ravel_pytree(params)
+    H = jax.hessian(lambda t: jm.cost(net, unravel(t), X, Y))(flat)
+    got = jm.hessian_eigenvalues(net, params, X, Y, 4, tolerance=1e-10)
+    np.testing.assert_allclose(got, np.linalg.eigvalsh(H)[::-1][:4], rtol=1e-7)
+    of_ggn = jm.hessian_eigenvalues(net, params, X, Y, 2, product=jm.ggnvp, tolerance=1e-10)
+    assert (of_ggn > 0).all() and not np.allclose(of_ggn, got[:2])
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [("identity", "squared_error"), ("sigmoid", "binary_cross_entropy"), ("softmax", "cross_entropy")],
+)
+def test_labels_sampled_from_the_model_make_the_fisher(output, loss):
+    """For these losses the Fisher is the Gauss-Newton matrix, so sampled second moments tend to its diagonal."""
+    net = jm.MLP((3, 2), output=output, loss=loss)
+    params = jm.init(net, jax.random.key(0), biases="small_normal")
+    X = jax.random.normal(jax.random.key(1), (2, 3))
+    many = jnp.tile(X, (20_000, 1))
+    Y = jm.sample_labels(net, jm.predict(net, params, many), jax.random.key(2))
+    fisher = jm.second_moment(jm.backprop(net, params, many, Y))
+    exact = jm.ggn_diagonal(net, params, X, jm.sample_labels(net, jm.predict(net, params, X), jax.random.key(3)))
+    assert tree_error(fisher, exact) <= 0.03
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda n, p, X, Y: jm.hvp(n, p, X, Y, p[:1]), r"v: params is 1 layers, expected a tuple of 2"),
+        (lambda n, p, X, Y: jm.ggnvp(n, p, X, Y, jax.tree.map(jnp.float32, p)), r"v has dtype float32, the param"),
+        (lambda n, p, X, Y: jm.hessian_eigenvalues(n, p, X, Y, 999), r"k is 999, but there are \d+ parameters"),
+        (lambda n, p, X, Y: jm.hessian_trace(n, p, X, Y, jax.random.key(0), 0), r"samples is 0, expected at least 1"),
+        (lambda n, p, X, Y: jm.ntk(n, p, X, X[:, :2]), r"X2 has 2 features, the network takes"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    params, X, Y, *_ = TABLE[2].make()
+    with pytest.raises(ValueError, match=message):
+        call(TABLE[2].net, params, X, Y)
+
+
+def test_what_lacks_a_second_derivative_says_so():
+    cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2)
+    absolute = jm.Loss("absolute", lambda a, y: jnp.abs(a - y).sum(), lambda a, y: jnp.sign(a - y))
+    X, Y = jnp.ones((2, 3)), jnp.ones((2, 2))
+    net = jm.MLP((3, 4, 2), hidden=cube)
+    params = jm.init(net, jax.random.key(0))
+    with pytest.raises(ValueError, match="activation 'cube' has no d2f"):
+        jm.hvp(net, params, X, Y, params)
+    assert jm.ggnvp(net, params, X, Y, params)  # needs none
+    net = jm.MLP((3, 4, 2), loss=absolute)
+    with pytest.raises(ValueError, match="loss 'absolute' has no d2f"):
+        jm.ggn_diagonal(net, params, X, Y)
+    with pytest.raises(ValueError, match="gives no distribution to sample from"):
+        jm.sample_labels(net, jnp.ones((2, 2)), jax.random.key(0))
