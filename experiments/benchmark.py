@@ -35,7 +35,7 @@ class Settings:
 NETWORKS = {(784, 64, 10): 60_000, (784, 800, 10): 12_800, (784, 1024, 1024, 10): 6_400}
 
 
-def by_autodiff(plan, params, rule_state, X, Y, weights):
+def by_autodiff(plan, params, rule_state, X, Y, weights, key):
     """What `training.epoch.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
 
     def mean_loss(params):

@@ -145,13 +145,20 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
     Deltas of labels sampled from the model (`sample_labels`) give the Fisher's factors, those of the true labels the
     empirical Fisher's. Source: Martens and Grosse 2015.
     """
-    share = _share(weights, trace.losses)
-    factors = []
-    for delta, a in zip(trace.deltas, trace.inputs, strict=True):
-        corner, edge = jnp.sum(share), jnp.sum(share * a, axis=0)
-        A = jnp.block([[jnp.einsum("mi,mj->ij", share * a, a), edge[:, None]], [edge[None], corner[None, None]]])
-        factors.append(KroneckerFactors(A, jnp.einsum("mo,mp->op", share * delta, delta)))
-    return tuple(factors)
+    if weights is None:
+        share, scale = None, 1 / trace.losses.shape[0]
+    else:
+        share, scale = _share(weights), 1.0
+
+    def second(x: Array) -> Array:
+        return scale * jnp.einsum("mi,mj->ij", x if share is None else share * x, x)
+
+    def homogeneous(a: Array) -> Array:
+        edge = scale * jnp.sum(a if share is None else share * a, axis=0)
+        return jnp.block([[second(a), edge[:, None]], [edge[None], jnp.ones((1, 1), a.dtype)]])
+
+    pairs = zip(trace.inputs, trace.deltas, strict=True)
+    return tuple(KroneckerFactors(A=homogeneous(a), G=second(delta)) for a, delta in pairs)
 
 
 def weight_jacobian(a: Float[Array, " i"], n_out: int) -> Float[Array, "o oi"]:
@@ -177,10 +184,8 @@ def _clip_factors(trace: Trace, max_norm: float | Float[Array, ""]) -> Float[Arr
     return (max_norm / jnp.maximum(norms, max_norm))[:, None]
 
 
-def _share(weights: Float[Array, " m"] | None, like: Array) -> Float[Array, "m 1"]:
+def _share(weights: Float[Array, " m"]) -> Float[Array, "m 1"]:
     """Each example's part of a mean, `w / sum_m w`; 0 for a batch that is all padding."""
-    if weights is None:
-        return jnp.full((like.shape[0], 1), 1 / like.shape[0], like.dtype)
     total = weights.sum()
     return (weights / jnp.where(total == 0, 1, total))[:, None]
 
@@ -192,7 +197,7 @@ def _mean_of_products(
     if weights is None:
         # Divided last, 1/m becomes part of whatever scales the gradient next, such as the learning rate.
         return jax.tree.map(lambda total: total / deltas[0].shape[0], _sum_of_products(deltas, inputs))
-    share = _share(weights, deltas[0])
+    share = _share(weights)
     return _sum_of_products(tuple(share * delta for delta in deltas), inputs)
 
 

@@ -71,8 +71,9 @@ def sum_over_paths(params, df, x, delta_out, unit, entry):
 
 def gradients_one_by_one(net_cost, params, X, Y, masks=None):
     """`jax.grad` of each example's own cost, stacked: leaves `(m, ...)`."""
+    gradient = jax.jit(jax.grad(net_cost))
     each = [
-        jax.grad(net_cost)(params, X[i : i + 1], Y[i : i + 1], None if masks is None else [k[i : i + 1] for k in masks])
+        gradient(params, X[i : i + 1], Y[i : i + 1], None if masks is None else [k[i : i + 1] for k in masks])
         for i in range(len(X))
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
@@ -86,8 +87,9 @@ def as_rows(tree, lead=1):
 
 def gauss_newton(predict, loss_hessian, params, X, Y, weights):
     """`sum_m w J^T H J / sum_m w` with `J` by jax.jacrev: `predict` and `loss_hessian` at whichever split."""
+    predict, jacobian, loss_hessian = jax.jit(predict), jax.jit(jax.jacrev(predict)), jax.jit(loss_hessian)
     total = 0.0
     for x, y, w in zip(X, Y, weights, strict=True):
-        J = as_rows(jax.jacrev(lambda p, x=x: predict(p, x))(params), lead=1)
+        J = as_rows(jacobian(params, x), lead=1)
         total = total + w * J.T @ np.asarray(loss_hessian(predict(params, x), y)) @ J
     return total / np.sum(weights)

@@ -21,7 +21,7 @@ def double(x64):
 
 def hessian(problem, params, X, Y, weights):
     flat, unravel = ravel_pytree(params)
-    return jax.hessian(lambda theta: jm.cost(problem.net, unravel(theta), X, Y, weights=weights))(flat)
+    return jax.jit(jax.hessian(lambda theta: jm.cost(problem.net, unravel(theta), X, Y, weights=weights)))(flat)
 
 
 def gauss_newton(problem, params, X, rows, weights):
@@ -86,7 +86,8 @@ def test_the_rows_of_the_root_make_up_the_losses_hessian(problem):
 @table
 def test_jacobian_of_the_outputs_and_tangent_kernel(problem):
     params, X, *_ = problem.make()
-    slow = [jax.jacrev(lambda p, x=x: jm.forward(problem.net, p, x)[0])(params) for x in X]
+    jacobian = jax.jit(jax.jacrev(lambda p, x: jm.forward(problem.net, p, x)[0]))
+    slow = [jacobian(params, x) for x in X]
     slow = jax.tree.map(lambda *leaves: jnp.stack(leaves), *slow)
     assert tree_error(jm.output_jacobian(problem.net, params, X), slow) <= 1e-10
     J = oracles.as_rows(slow, lead=2)
@@ -114,7 +115,7 @@ def test_lanczos_on_a_network_too_large_for_the_matrix():
     params = jm.init(net, jax.random.key(0))
     X, Y = jax.random.normal(jax.random.key(1), (20, 6)), jnp.arange(20) % 3
     flat, unravel = ravel_pytree(params)
-    H = jax.hessian(lambda t: jm.cost(net, unravel(t), X, Y))(flat)
+    H = jax.jit(jax.hessian(lambda t: jm.cost(net, unravel(t), X, Y)))(flat)
     got = jm.hessian_eigenvalues(net, params, X, Y, 4, tolerance=1e-10)
     np.testing.assert_allclose(got, np.linalg.eigvalsh(H)[::-1][:4], rtol=1e-7)
     of_ggn = jm.hessian_eigenvalues(net, params, X, Y, 2, product=jm.ggnvp, tolerance=1e-10)

@@ -189,6 +189,37 @@ def test_replacement_draws_some_examples_twice_and_follows_the_draws(params):
     assert tree_error(got.last_params, expected) <= 1e-6
 
 
+def test_poisson_sampling_takes_each_example_with_its_own_coin(params):
+    """The sizes of the batches are binomial, padding has weight 0, and the steps follow the draws."""
+    seen = []
+
+    def readout(trace, weights, key):
+        jax.debug.callback(lambda w: seen.append(np.asarray(w)), weights)
+        return jm.mean_gradient(trace, weights)
+
+    fit(params, data(400), sampling="poisson", batch_size=20, epochs=30, readout=readout)
+    jax.effects_barrier()
+    sizes = np.asarray([w.sum() for w in seen])
+    assert len(sizes) == 30 * 20 and len({w.shape for w in seen}) == 1
+    assert abs(sizes.mean() - 20) < 5 * (20 * 0.95 / 600) ** 0.5
+    assert abs(sizes.var() / (20 * 0.95) - 1) < 0.3
+    assert set(np.unique(np.concatenate(seen))) == {0, 1}
+
+
+def test_another_readout_is_descended_with_a_key_of_each_step(params):
+    X, Y = map(jnp.asarray, data())
+    clipped = lambda trace, weights, key: jm.clipped_gradient(trace, 0.1, weights)
+    by_clipping = lambda p, X, Y: jm.clipped_gradient(jm.backprop(NET, p, X, Y), 0.1)
+    expected = oracles.sgd(params, [(X, Y)] * 3, 0.1, by_clipping)
+    assert tree_error(fit(params, epochs=3, batch_size=10, readout=clipped).params, expected) <= 1e-5
+    noise = lambda trace, weights, key: jax.tree.map(
+        lambda g: jax.random.normal(key, g.shape), jm.mean_gradient(trace, weights)
+    )
+    moved = fit(params, epochs=4, batch_size=10, readout=noise, optimizer=optax.sgd(1.0)).params
+    steps = oracles.np.asarray(moved[0].b - params[0].b)
+    assert 0.8 < np.abs(steps).mean() < 4  # four independent steps of N(0, 1), not four times the same or none
+
+
 def test_pictures_stay_bytes_on_the_device_and_in_the_loop(params):
     """The program's arguments hold the bytes; float pictures of the whole set appear nowhere in it."""
     net = jm.MLP((16, 4, 2), output="softmax", loss="cross_entropy")
@@ -273,7 +304,7 @@ def bad(**settings):
         (bad(epochs=None), r"epochs is None, .*expected epochs alone"),
         (bad(steps=5), r"steps is 5, .*expected epochs alone with sampling='shuffle'"),
         (bad(sampling="replacement"), r"steps is None, epochs is 1; expected steps"),
-        (bad(sampling="bootstrap"), r"sampling is 'bootstrap', expected one of 'shuffle', 'replacement'"),
+        (bad(sampling="bootstrap"), r"sampling is 'bootstrap', expected one of 'shuffle', 'replacement', 'poisson'"),
         (bad(batch_size=0), r"batch_size is 0, expected at least 1"),
         (bad(batch_size=11), r"batch_size is 11, but there are 10 examples; expected at most 10"),
         (bad(patience=3), r"patience is 3, but validation is None"),

@@ -4,8 +4,9 @@ Sources: notes 002, "Mini Batch Gradient Descent"; 004, "Stochastic Gradient Des
 and for keeping the weights that are best on the validation set.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxmlp import readouts
 from jaxmlp.backward import backprop
-from jaxmlp.forward import cost, forward, network_input, output_loss
+from jaxmlp.forward import cost, forward, mean, network_input, output_loss
 from jaxmlp.metrics import classes
 from jaxmlp.network import Params
 from jaxmlp.training.state import Best, Data, Plan, TrainState
@@ -48,13 +49,12 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
     """The steps of one epoch, each on its batch."""
     optimizer = plan.transformation(state.hyper)
 
-    def step(carry, batch):
+    def step(carry, drawn):
         params, opt_state = carry
-        X, Y, weights = batch
-        losses, y_hat, grads = gradient(plan, params, state.rule_state, X, Y, weights)
-        value = losses.mean() if weights is None else weights @ losses / weights.sum()
+        X, Y, weights = _gather(plan, data, drawn)
+        losses, y_hat, grads = gradient(plan, params, state.rule_state, X, Y, weights, drawn.key)
         updates, opt_state = optimizer.update(
-            grads, opt_state, params, value=value, grad=grads,
+            grads, opt_state, params, value=mean(losses, weights), grad=grads,
             value_fn=lambda p: cost(plan.net, p, X, Y, weights=weights, preprocess=plan.preprocess),
         )  # fmt: skip
         weights = jnp.ones_like(losses) if weights is None else weights
@@ -63,32 +63,50 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
             sums["accuracy"] = weights @ (classes(y_hat) == classes(Y)).astype(losses.dtype)
         return (optax.apply_updates(params, updates), opt_state), sums
 
-    carry = (state.params, state.opt_state)
-    if plan.batch_size == data.X.shape[0] and plan.sampling == "shuffle":  # the full batch: nothing to gather
-        carry, sums = step(carry, (data.X, data.Y, data.weights))
+    carry, draws = (state.params, state.opt_state), _draws(plan, data, key)
+    if plan.steps == 1:
+        carry, sums = step(carry, jax.tree.map(lambda array: array[0], draws))
     else:
-        batches = _batches(plan, data, key)
-        carry, sums = jax.lax.scan(lambda carry, drawn: step(carry, _gather(data, *drawn)), carry, batches)
+        carry, sums = jax.lax.scan(step, carry, draws)
     params, opt_state = carry
     total = sums.pop("weight").sum()
     return state._replace(params=params, opt_state=opt_state), {k: s.sum() / total for k, s in sums.items()}
 
 
-def _batches(plan: Plan, data: Data, key: PRNGKeyArray) -> tuple[Int[Array, "n b"], Bool[Array, "n b"] | None]:
-    """Which examples each step takes, and which of them count: the last, ragged batch is filled up with weight 0."""
+class Drawn(NamedTuple):
+    """What decides a step's batch, one entry a step; None where nothing needs to be said."""
+
+    index: Int[Array, "n b"] | None = None  # the examples; None: all of them
+    counted: Bool[Array, "n b"] | None = None  # which of them count: the others fill up a ragged batch
+    key: PRNGKeyArray | None = None  # for what a step draws itself: Poisson's coins, a readout's noise
+
+
+def _draws(plan: Plan, data: Data, key: PRNGKeyArray) -> Drawn:
+    """The batches of one epoch."""
     m, shape = data.X.shape[0], (plan.steps, plan.batch_size)
+    order_key, step_key = (key, None) if plan.readout is None else jax.random.split(key)
+    keys = None if step_key is None else jax.random.split(step_key, plan.steps)
+    if plan.sampling == "poisson":
+        return Drawn(key=jax.random.split(order_key, plan.steps) if keys is None else keys)
     if plan.sampling == "replacement":
-        return jax.random.randint(key, shape, 0, m), None
-    order = jax.random.permutation(key, m)
+        return Drawn(jax.random.randint(order_key, shape, 0, m), key=keys)
+    if plan.batch_size == m:
+        return Drawn(key=keys)
+    order = jax.random.permutation(order_key, m)
     missing = plan.steps * plan.batch_size - m
-    if missing == 0:
-        return order.reshape(shape), None
     counted = jnp.arange(m + missing) < m
-    return jnp.pad(order, (0, missing)).reshape(shape), counted.reshape(shape)
+    index = jnp.pad(order, (0, missing)).reshape(shape)
+    return Drawn(index, counted.reshape(shape) if missing else None, keys)
 
 
-def _gather(data: Data, index: Int[Array, " b"], counted: Bool[Array, " b"] | None):
-    """One batch's examples and their weights; no weights where all count alike."""
+def _gather(plan: Plan, data: Data, drawn: Drawn) -> tuple[Array, Array, Float[Array, " b"] | None]:
+    """One step's examples and their weights; no weights where all count alike."""
+    index, counted = drawn.index, drawn.counted
+    if plan.sampling == "poisson":
+        assert drawn.key is not None
+        index, counted = _toss(drawn.key, data.X.shape[0], plan.batch_size)
+    if index is None:
+        return data.X, data.Y, data.weights
     take = lambda array: array.at[index].get(mode="promise_in_bounds")
     weights = None if data.weights is None else take(data.weights)
     if counted is not None:
@@ -96,14 +114,25 @@ def _gather(data: Data, index: Int[Array, " b"], counted: Bool[Array, " b"] | No
     return take(data.X), take(data.Y), weights
 
 
-def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], X, Y, weights):
-    """The losses and outputs of a batch, and the mean gradient by the hand-written pass."""
+def _toss(key: PRNGKeyArray, m: int, batch_size: int) -> tuple[Int[Array, " b"], Bool[Array, " b"]]:
+    """Each of m examples with probability `batch_size / m`, padded to a size that 10 deviations do not exceed."""
+    q = batch_size / m
+    size = min(m, math.ceil(batch_size + 10 * math.sqrt(batch_size * (1 - q)) + 10))
+    chosen = jax.random.bernoulli(jax.random.fold_in(key, 0), q, (m,))
+    index = jnp.nonzero(chosen, size=size, fill_value=0)[0]
+    return index, jnp.arange(size) < chosen.sum()
+
+
+def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], X, Y, weights, key):
+    """The losses and outputs of a batch, and the gradient read from the trace of the hand-written pass."""
     trace = backprop(
         plan.net, params, X, Y, preprocess=plan.preprocess, rule=plan.rule, rule_state=rule_state
     )  # fmt: skip
     if weights is not None:
         weights = weights.astype(trace.losses.dtype)
-    return trace.losses, trace.output, readouts.mean_gradient(trace, weights)
+    if plan.readout is None:
+        return trace.losses, trace.output, readouts.mean_gradient(trace, weights)
+    return trace.losses, trace.output, plan.readout(trace, weights, jax.random.fold_in(key, 1))
 
 
 def evaluate(plan: Plan, params: Params, X: Array, Y: Array) -> Metrics:

@@ -16,7 +16,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
 from jaxmlp.training.epoch import epoch
 from jaxmlp.training.progress import shown
-from jaxmlp.training.state import Data, Optimizer, Plan, Sampling, TrainState, start
+from jaxmlp.training.state import Data, Optimizer, Plan, Readout, Sampling, TrainState, start
 from jaxmlp.validate import Given, Preprocess
 
 COLUMNS = ("cost", "accuracy", "validation_cost", "validation_accuracy")
@@ -75,6 +75,7 @@ def fit(
     weights: Float[Given, " m"] | None = None,
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,
+    readout: Readout | None = None,
     progress: bool = True,
 ) -> Result:
     """Minimises the cost by the hand-written gradient and an optax optimiser; an epoch is one compiled program.
@@ -86,7 +87,10 @@ def fit(
       key. The same key gives the same bits.
     - `epochs` with `sampling="shuffle"`: every example once an epoch, the last, ragged batch included. `steps` with
       `sampling="replacement"`: so many steps, each on `batch_size` examples drawn with replacement; an "epoch" is then
-      `validate_every` steps.
+      `validate_every` steps. `sampling="poisson"`: each step takes each example with probability `batch_size / m`, as
+      the accountants of private learning assume, padded with weight 0 to one shape.
+    - `readout(trace, weights, key)` may read another gradient from the trace than `mean_gradient`, such as
+      `lambda trace, weights, key: jm.private_gradient(trace, 1.0, 1.1, key, batch_size, weights)`.
     - `batch_size`: 1 is the per-example rule, m the full batch. By default m up to 2,000 examples, else 64.
     - `validation = (X, Y)` is scored after each epoch; `params` of the result are those with the best score
       (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
@@ -102,9 +106,10 @@ def fit(
         optimizer=_checked_optimizer(optimizer, hyper),
         batch_size=_checked_batch_size(batch_size, m, sampling),
         steps=1,
-        sampling=validate.one_of(sampling, ("shuffle", "replacement"), "sampling"),  # pyright: ignore[reportArgumentType]
+        sampling=validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling"),  # pyright: ignore[reportArgumentType]
         preprocess=preprocess,
         rule=rule,
+        readout=readout,
         accuracy=metrics.predicts_classes(net, checked.Y),
         best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
     )
@@ -123,7 +128,7 @@ def fit(
 
 def _run(plan: Plan, state: TrainState, data: Data, rounds: list[int], progress: bool) -> Result:
     columns: dict[str, list[float]] = {}
-    unit = "epoch" if plan.sampling == "shuffle" else "step"
+    unit = "step" if plan.sampling == "replacement" else "epoch"
     done, total = 0, len(rounds) if unit == "epoch" else sum(rounds)
     with shown(total, unit, progress) as show:
         for steps in rounds:
@@ -217,11 +222,11 @@ def _checked_batch_size(given: int | None, m: int, sampling: str) -> int:
 
 def _rounds(plan: Plan, m: int, epochs: int | None, steps: int | None, validate_every: int | None) -> list[int]:
     """The number of optimiser steps of each epoch, or of each stretch between validations."""
-    if plan.sampling == "shuffle":
+    if plan.sampling != "replacement":
         if epochs is None or steps is not None or validate_every is not None:
             raise ValueError(
                 f"epochs is {epochs}, steps is {steps}, validate_every is {validate_every}; expected epochs alone "
-                "with sampling='shuffle' (steps go with sampling='replacement')"
+                f"with sampling={plan.sampling!r} (steps go with sampling='replacement')"
             )
         return [math.ceil(m / plan.batch_size)] * validate.whole(epochs, "epochs")
     if steps is None or epochs is not None:

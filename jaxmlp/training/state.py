@@ -15,11 +15,13 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from jaxmlp import rules
 from jaxmlp.forward import cost
 from jaxmlp.network import MLP, Params
+from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
 from jaxmlp.validate import Preprocess
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
-Sampling = Literal["shuffle", "replacement"]
+Sampling = Literal["shuffle", "replacement", "poisson"]
+Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
 
 FIRST_EXAMPLES = 1024  # how many examples the first cost, by which divergence is judged, is taken over
 
@@ -32,9 +34,10 @@ class Plan:
     optimizer: Optimizer  # an optax transformation, or a factory that takes the state's `hyper`
     batch_size: int
     steps: int  # optimiser steps in one epoch
-    sampling: Sampling = "shuffle"  # every example once an epoch, or drawn with replacement
+    sampling: Sampling = "shuffle"  # every example once an epoch; drawn with replacement; or each with its own coin
     preprocess: Preprocess | None = None
     rule: Rule = rules.backprop
+    readout: Readout | None = None  # (trace, weights, key) -> the gradient to descend; None: mean_gradient
     accuracy: bool = False  # whether classes are predicted
     best_by: Literal["cost", "accuracy"] = "cost"
 

@@ -1,0 +1,102 @@
+"""What BackPACK and Opacus compute, on the same network, batch and weights as ours, for the benchmark."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+import jaxmlp as jm
+
+
+def network(params: jm.network.Params) -> nn.Sequential:
+    """A ReLU network with our weights."""
+    layers: list[nn.Module] = []
+    for W, b in params:
+        linear = nn.Linear(W.shape[1], W.shape[0])
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(np.array(W)))
+            linear.bias.copy_(torch.from_numpy(np.array(b)))
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _zeroed(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def plain(params, X: np.ndarray, Y: np.ndarray) -> Callable[[], None]:
+    """The mean gradient."""
+    model, loss = network(params), nn.CrossEntropyLoss()
+    x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
+
+    def run() -> None:
+        _zeroed(model)
+        loss(model(x), y).backward()
+
+    return run
+
+
+def backpack(quantity: str, params, X: np.ndarray, Y: np.ndarray) -> Callable[[], None]:
+    """The mean gradient and one of BackPACK's quantities."""
+    from backpack import backpack as extended
+    from backpack import extend, extensions
+
+    extension = {
+        "norms": extensions.BatchL2Grad,
+        "second moment": extensions.SumGradSquared,
+        "Kronecker factors": extensions.KFAC,
+        "Gauss-Newton diagonal": extensions.DiagGGNExact,
+    }[quantity]()
+    model, loss = extend(network(params)), extend(nn.CrossEntropyLoss())
+    x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
+
+    def run() -> None:
+        _zeroed(model)
+        with extended(extension):
+            loss(model(x), y).backward()
+
+    return run
+
+
+def opacus_per_example(params, X: np.ndarray, Y: np.ndarray, max_norm: float) -> Callable[[], None]:
+    """Clipping by forming each example's gradient."""
+    from opacus.grad_sample import GradSampleModule
+
+    model = GradSampleModule(network(params))
+    loss = nn.CrossEntropyLoss()
+    x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
+
+    def run() -> None:
+        for parameter in model.parameters():
+            parameter.grad, parameter.grad_sample = None, None
+        loss(model(x), y).backward()
+        samples = [p.grad_sample for p in model.parameters()]
+        norms = torch.stack([s.flatten(1).norm(dim=1) for s in samples], dim=1).norm(dim=1)
+        factor = (max_norm / norms.clamp(min=max_norm)) / len(x)
+        for parameter, sample in zip(model.parameters(), samples, strict=True):
+            parameter.grad = torch.einsum("m,m...->...", factor, sample)
+
+    return run
+
+
+def opacus_ghost(params, X: np.ndarray, Y: np.ndarray, max_norm: float) -> Callable[[], None]:
+    """Ghost clipping: norms by one backward pass, the clipped gradient by a second."""
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
+
+    model = GradSampleModuleFastGradientClipping(network(params), max_grad_norm=max_norm, use_ghost_clipping=True)
+    loss = nn.CrossEntropyLoss(reduction="none")
+    x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
+
+    def run() -> None:
+        _zeroed(model)
+        losses = loss(model(x), y)
+        losses.mean().backward(retain_graph=True)
+        factor = model.get_clipping_coef()
+        _zeroed(model)
+        model.disable_hooks()
+        (factor * losses).mean().backward()
+        model.enable_hooks()
+
+    return run
