@@ -11,7 +11,7 @@ NOT_EXPERIMENTS = {"__init__", "__main__", "datasets", "output"}
 
 def experiments() -> dict[str, str]:
     """Each experiment's name and the first line of its docstring, read without importing it."""
-    files = sorted(f for f in FOLDER.glob("*.py") if f.stem not in NOT_EXPERIMENTS)
+    files = sorted(f for f in FOLDER.glob("*.py") if f.stem not in NOT_EXPERIMENTS and not f.stem.startswith("_"))
     return {f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").split("\n")[0] for f in files}
 
 
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
         import tyro
 
         from experiments.output import Output
+        from jaxmlp import DivergedError
 
         module = importlib.import_module(f"experiments.{name}")
     except ModuleNotFoundError as error:
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     settings = tyro.cli(module.Settings, args=rest, prog=f"python3 -m experiments {name}", description=module.__doc__)
     try:
         module.run(settings, Output.create(name, settings))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, DivergedError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     return 0

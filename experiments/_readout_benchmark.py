@@ -112,7 +112,8 @@ def against_formed(net: jm.MLP, params: Params, X, Y) -> list[dict[str, str]]:
         times = alternate(calls, 3, 1)
         factor = np.median(times["formed"] / times["ours"])
         rows.append({"quantity": name, "ours (ms)": f"{1e3 * np.median(times['ours']):.1f}",
-                     "vmap(grad) (ms)": f"{1e3 * np.median(times['formed']):.0f}", "times faster": f"{factor:.0f}"})  # fmt: skip
+                     "vmap(grad) (ms)": f"{1e3 * np.median(times['formed']):.0f}",
+                     "times faster": f"{factor:.0f}"})  # fmt: skip
     return rows
 
 
@@ -139,5 +140,6 @@ def against_torch(net: jm.MLP, params: Params, X, Y, rounds: int) -> list[dict[s
         times = alternate({"ours": compiled(ours[name], params, X, Y)[0], "peer": call}, rounds, 1)
         factor = np.median(times["peer"] / times["ours"])
         rows.append({"quantity": name, "peer": peer, "ours (ms)": f"{1e3 * np.median(times['ours']):.1f}",
-                     "peer (ms)": f"{1e3 * np.median(times['peer']):.1f}", "times faster": f"{factor:.1f}"})  # fmt: skip
+                     "peer (ms)": f"{1e3 * np.median(times['peer']):.1f}",
+                     "times faster": f"{factor:.1f}"})  # fmt: skip
     return rows

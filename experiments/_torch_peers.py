@@ -1,15 +1,16 @@
 """What BackPACK and Opacus compute, on the same network, batch and weights as ours, for the benchmark."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import jaxmlp as jm
+from jaxmlp.network import Params
 
 
-def network(params: jm.network.Params) -> nn.Sequential:
+def network(params: Params) -> nn.Sequential:
     """A ReLU network with our weights."""
     layers: list[nn.Module] = []
     for W, b in params:
@@ -64,7 +65,7 @@ def opacus_per_example(params, X: np.ndarray, Y: np.ndarray, max_norm: float) ->
     """Clipping by forming each example's gradient."""
     from opacus.grad_sample import GradSampleModule
 
-    model = GradSampleModule(network(params))
+    model: Any = GradSampleModule(network(params))
     loss = nn.CrossEntropyLoss()
     x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
 
@@ -85,7 +86,8 @@ def opacus_ghost(params, X: np.ndarray, Y: np.ndarray, max_norm: float) -> Calla
     """Ghost clipping: norms by one backward pass, the clipped gradient by a second."""
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
-    model = GradSampleModuleFastGradientClipping(network(params), max_grad_norm=max_norm, use_ghost_clipping=True)
+    make: Any = GradSampleModuleFastGradientClipping
+    model = make(network(params), max_grad_norm=max_norm, use_ghost_clipping=True)
     loss = nn.CrossEntropyLoss(reduction="none")
     x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
 

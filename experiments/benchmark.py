@@ -1,8 +1,9 @@
-"""Speed: an epoch by the hand-written gradient against the same epoch by jax.grad, and bytes against floats.
+"""Speed: an epoch by hand against jax.grad, bytes against floats, and readouts against vmap(grad) and the peers.
 
 The peers are alternated in one run, round by round, and compared as ratios within a round; compilation is timed
-apart. Expect a ratio of 1.00 to jax.grad, at most 1.03 (the same program against itself wavers by 2%), and uint8
-pictures that take a quarter of the memory and less time.
+apart. Expect a ratio of 1.00 to jax.grad, at most 1.03 (the same program against itself wavers by 2%), uint8
+pictures that take a quarter of the memory and less time, and readouts of a trace (norms, clipping, second moments) near
+the price of the mean gradient, far below vmap(grad), BackPACK and Opacus (the extra `benchmark` installs these).
 """
 
 import platform
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 
 import jaxmlp as jm
+from experiments import _readout_benchmark as readouts
 from experiments import datasets
 from experiments.output import Output
 from jaxmlp import plotting, training
@@ -88,6 +90,24 @@ def alternate(contestants: dict[str, Contestant], rounds: int) -> dict[str, np.n
     return {name: np.asarray(seconds[1:]) for name, seconds in times.items()}
 
 
+def _readouts(networks, pictures, rounds: int, out: Output) -> dict[str, float]:
+    """What else one backward pass answers, at batch 512; the ratio of each readout to the mean gradient."""
+    costs = {}
+    for sizes in networks:
+        if sizes == (784, 800, 10):
+            continue
+        net, name = jm.MLP(sizes, "relu", "softmax", "cross_entropy"), "-".join(map(str, sizes))
+        params = jm.init(net, jax.random.key(0))
+        X, Y = jax.vmap(scale_pixels)(jnp.asarray(pictures.X[:512])), jnp.asarray(pictures.Y[:512])
+        rows, ratios = readouts.ratios(net, params, X, Y, rounds, repeats=1 if sizes[1] > 100 else 10)
+        costs |= {f"{name}, {quantity}": ratio for quantity, ratio in ratios.items()}
+        out.table(f"readouts at {name}, batch 512, beside the mean gradient (forward, backward and product)", rows)
+        out.table(f"the mean gradient and a quantity at {name}, batch 512, ours against the peers",
+                  readouts.against_torch(net, params, X, Y, rounds))  # fmt: skip
+        out.table(f"{name}, batch 512, against vmap(grad)", readouts.against_formed(net, params, X, Y))
+    return costs
+
+
 def run(settings: Settings, out: Output) -> dict[str, float]:
     pictures = datasets.load("mnist")
     networks = dict(list(NETWORKS.items())[:1]) if settings.quick else NETWORKS
@@ -122,6 +142,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                                "float32 (MB)": f"{floats.X.nbytes / 1e6:.0f}"})  # fmt: skip
     out.table("an epoch by hand against the same epoch by jax.grad", rows)
     out.table("pictures as bytes, scaled inside the step, against floats", bytes_rows)
+    costs = _readouts(networks, pictures, rounds, out)
     out.numbers("ratio_to_autodiff", ratios)
     figure, ax = plotting.figure(size=(7, 1 + 0.35 * len(ratios)))
     ax.boxplot(list(ratios.values()), orientation="horizontal", tick_labels=list(ratios), whis=(0, 100))
@@ -131,4 +152,4 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.picture("ratio_to_autodiff", figure)
     out.close()
     return {"median_ratio": float(np.median([np.median(r) for r in ratios.values()])),
-            "worst_ratio": float(max(np.median(r) for r in ratios.values()))}  # fmt: skip
+            **costs, "worst_ratio": float(max(np.median(r) for r in ratios.values()))}  # fmt: skip

@@ -144,6 +144,6 @@ def _by_step(settings: Settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     notes = lambda a, b: np.linalg.norm(a - b) / (np.linalg.norm(a) + np.linalg.norm(b))
     cube = [notes(float(central_difference(lambda t: t**3, jnp.asarray(1.0), step)), 3.0) for step in steps]
     return steps, {
-        "$W^1$ of a network": np.asarray([notes(np.asarray(gradient(step)), by_hand) for step in steps]),
-        "$\\theta^3$ at 1": np.asarray(cube),
+        "W^1 of a network": np.asarray([notes(np.asarray(gradient(step)), by_hand) for step in steps]),
+        "theta^3 at 1": np.asarray(cube),
     }

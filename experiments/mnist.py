@@ -32,13 +32,16 @@ class Settings:
     momentum: float = 0.9
     validation: int = 5000  # training examples held out, to choose the best epoch by
     keys: int = 3  # runs from different random keys
-    quick: bool = False  # one key, one epoch, 2,000 examples
+    quick: bool = False  # one key, at most 3 epochs, 2,000 examples
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
     pictures = datasets.load(settings.data)
     X, Y, X_test, Y_test = _chosen(pictures, settings)
-    keys, epochs = (1, 1) if settings.quick else (settings.keys, settings.epochs)
+    if settings.keys < 1 or settings.epochs < 1 or settings.validation < 1:
+        raise ValueError(f"keys, epochs and validation are {settings.keys}, {settings.epochs}, {settings.validation}; "
+                         "expected at least 1 of each")  # fmt: skip
+    keys, epochs = (1, min(3, settings.epochs)) if settings.quick else (settings.keys, settings.epochs)
     held_out = min(settings.validation, len(X) // 5)
     X_dev, Y_dev, X, Y = X[-held_out:], Y[-held_out:], X[:-held_out], Y[:-held_out]
     net = _network(settings, X[0].size, len(pictures.classes))

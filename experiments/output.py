@@ -19,22 +19,28 @@ class Output:
     """A folder for one run's settings, tables, numbers and pictures."""
 
     folder: Path
+    settings: str
 
     @classmethod
     def create(cls, name: str, settings: Any, results: Path = Path("results")) -> "Output":
-        """A new folder that holds the settings."""
+        """A new folder, made when something is first written to it."""
         base = results / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, number = base, 1
         while folder.exists():
             folder, number = base.with_name(f"{base.name}_{number}"), number + 1
-        folder.mkdir(parents=True)
-        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2, default=str) + "\n")
-        return cls(folder)
+        return cls(folder, json.dumps(dataclasses.asdict(settings), indent=2, default=str) + "\n")
+
+    def _file(self, name: str) -> Path:
+        """A file in the folder, which is made with the settings in it when something is first written."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            (self.folder / "settings.json").write_text(self.settings)
+        return self.folder / name
 
     def say(self, text: str) -> None:
         """Prints a line and keeps it beside the tables."""
         print(text, flush=True)
-        with (self.folder / "report.txt").open("a") as report:
+        with self._file("report.txt").open("a") as report:
             report.write(text + "\n")
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -46,14 +52,14 @@ class Output:
 
     def numbers(self, name: str, columns: Mapping[str, Iterable[Any]]) -> None:
         """Writes `name.csv` with a column each."""
-        with (self.folder / f"{name}.csv").open("w", newline="") as file:
+        with self._file(f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
     def picture(self, name: str, figure: Figure) -> None:
         """Writes `name.png`."""
-        figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
 
     def close(self) -> None:
         """Says where everything is."""

@@ -37,7 +37,7 @@ class Settings:
     learning_rate: float = 2.0
     deviation: float = 0.3  # of the initial weights
     key: int = 0
-    quick: bool = False  # 100 starts, no picture of a second deviation
+    quick: bool = False  # 100 starts
 
 
 def train(net: jm.MLP, deviation: float, settings: Settings, starts: int) -> tuple[Params, np.ndarray]:
@@ -64,6 +64,9 @@ def right(net: jm.MLP, params: Params) -> np.ndarray:
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
+    if min(settings.starts, settings.steps) < 1 or settings.deviation == 0.01:
+        raise ValueError(f"starts, steps and deviation are {settings.starts}, {settings.steps}, {settings.deviation}; "
+                         "expected at least 1 of each, and another deviation than the 0.01 beside it")  # fmt: skip
     starts = 100 if settings.quick else settings.starts
     hidden = jm.MLP((2, 3, 1), hidden="sigmoid", output="sigmoid", loss="binary_cross_entropy")
     single = jm.MLP((2, 1), output="sigmoid", loss="binary_cross_entropy")

@@ -2,6 +2,7 @@
 
 from jaxmlp import data as data
 from jaxmlp import metrics as metrics
+from jaxmlp import plotting as plotting
 from jaxmlp import rules as rules
 from jaxmlp.activations import Activation as Activation
 from jaxmlp.backward import backprop as backprop

@@ -73,6 +73,7 @@ def backprop(
     `rule` is what carries deltas down, with `rule_state` if it has one.
     """
     X, Y, _, masks = batch(net, params, X, Y, None, masks, preprocess)
+    validate.rule(rule)
     if rule.init is not None and rule_state is None:
         raise ValueError(f"rule_state is None, but rule {rule.name!r} has a state; make it with rule.start(net, key)")
     return _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
@@ -102,6 +103,7 @@ def value_and_grad(
 ) -> tuple[Float[Array, ""], Params]:
     """`J = sum_m w L / sum_m w` and its gradient, by hand: `jax.value_and_grad(cost)`, with params' structure."""
     X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
+    validate.rule(rule)
     return _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
 
 

@@ -1,7 +1,7 @@
 """The hand-written gradient against two independent routes: autodiff and central differences. Autodiff lives here only.
 
-Source: notes 002, "Numerical Approximation of Gradients"; `DESIGN` of the errors: per array,
-`||a - b|| / max(||a||, ||b||, floor)`. The notes divide by `||a|| + ||b||`, which gives at most the same number.
+Source: notes 002, "Numerical Approximation of Gradients". The error of an array is
+`||a - b|| / max(||a||, ||b||, floor)`; the notes divide by `||a|| + ||b||`, which gives at most the same number.
 """
 
 from collections.abc import Callable
@@ -104,20 +104,23 @@ def check_gradients(
     preprocess: Preprocess | None = None,
     backward: GradientFunction | None = None,
     step: float = STEP,
-    entries: int = 100,
+    entries: int = 50,
 ) -> Report:
     """Compares the gradient of the cost by hand with `jax.grad` and with central differences in float64.
 
     `(J(theta + step) - J(theta - step)) / (2 step)` is taken for at most `entries` entries of each array, drawn at
     random. Without `backward` the error signals are compared too, `delta^l` with `jax.grad(tail_loss)`. With it, that
     function of `(net, params, X, Y)` is judged instead of jaxmlp's: it returns the gradient of the mean loss,
-    with the structure of `params`. A report that failed says what the disagreement looks like.
+    with the structure of `params`. It is called twice, the second time in float64, and should compute in the dtype it
+    is given. A report that failed says what the disagreement looks like.
     """
     X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
     dtype = str(params[0].W.dtype)
     if dtype not in AUTODIFF_TOLERANCE:
         raise ValueError(f"params have dtype {dtype}, expected float32 or float64")
     entries = validate.whole(entries, "entries")
+    if not step > 0:
+        raise ValueError(f"step is {step}, expected a positive number")
     if preprocess is not None:
         X = jax.vmap(preprocess)(X).astype(dtype)
     problem = (X, Y, weights, masks)
@@ -144,7 +147,8 @@ def _judged(net, params, X, Y, weights, masks, backward: GradientFunction | None
         grads = backward(net, params, X, Y)
     flat: list[Any] = [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
     if len(flat) != 2 * net.depth:
-        raise ValueError(f"backward returned {len(flat)} arrays, expected W and b for each of {net.depth} layers")
+        also = "; without the cost beside them?" if len(flat) == 2 * net.depth + 1 else ""
+        raise ValueError(f"backward returned {len(flat)} arrays, expected W and b for each of {net.depth} layers{also}")
     return tuple(Layer(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
 
 

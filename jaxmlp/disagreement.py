@@ -22,7 +22,9 @@ def looks_like(net, params, X, Y, weights, masks, grads: Params, expected: Param
         return ()
     shapes = _transposes(grads, expected)
     if shapes or jax.tree.map(np.shape, grads) != jax.tree.map(np.shape, expected):
-        return tuple(shapes) or ("arrays of another shape than the parameters'",)
+        return tuple(shapes) or _shapes(grads, expected)
+    if found := _empty_or_broken(grads, expected):
+        return found
     problem = (net, params, X, Y, weights, masks)
     for guess in (_factor, _missing_derivative, _already_updated, _factors_by_array):
         if sentences := guess(problem, grads, expected):
@@ -46,6 +48,23 @@ def _wrong(grads: Params, expected: Params) -> dict[str, int]:
     """The arrays that are off, with their layer."""
     pairs = zip(_names(grads), jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True)
     return {name: int(name[2:]) for name, g, e in pairs if g.shape != e.shape or not _near(g, e)}
+
+
+def _shapes(grads, expected) -> tuple[str, ...]:
+    pairs = zip(_names(grads), jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True)
+    return tuple(f"another shape: {name} has {g.shape}, expected {e.shape}" for name, g, e in pairs
+                 if g.shape != e.shape)  # fmt: skip
+
+
+def _empty_or_broken(grads, expected) -> tuple[str, ...]:
+    """Arrays that are not finite, or all 0 where they should not be."""
+    found = []
+    for name, g, e in zip(_names(grads), jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        if not np.isfinite(g).all():
+            found.append(f"not finite: {name}")
+        elif not g.any() and e.any():
+            found.append(f"all zero: {name}")
+    return tuple(found)
 
 
 def _transposes(grads, expected) -> list[str]:
@@ -151,10 +170,12 @@ def _already_updated(problem, grads, expected):
 def _by_elimination(net: MLP, wrong: dict[str, int]) -> tuple[str, ...]:
     """Where the error enters, when it is none of the mistakes known."""
     layer = max(wrong.values())
+    if f"W^{layer}" not in wrong:
+        return (f"b^{layer} alone: W^{layer} is right, so delta^{layer} is, and b's gradient is its mean",)
     if f"b^{layer}" not in wrong:
         return (f"a stale layer: b^{layer} is right, so delta^{layer} is; W^{layer} is not, so the input it was "
-                f"multiplied with is not a^{layer - 1}",)  # fmt: skip
+                f"multiplied with is not a^{layer - 1}, or a penalty was added",)  # fmt: skip
     if layer == net.depth:
         return (f"the start: delta^{layer} is not the loss's derivative in z^{layer}",)
     return (f"a stale layer: all above layer {layer} agree, so delta^{layer} was not carried down through "
-            f"W^{layer + 1} and f'(z^{layer}) of this forward pass",)  # fmt: skip
+            f"W^{layer + 1} and f'(z^{layer}) of this forward pass, or f' is not f's derivative",)  # fmt: skip

@@ -33,7 +33,13 @@ def draw(
         variance = validate.named(how, VARIANCES, Callable, argument)(n_in, n_out)
         # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
         return jax.random.normal(key, (n_out, n_in), dtype) * jnp.asarray(variance**0.5, dtype)
+    if not callable(how):
+        raise ValueError(
+            f"{argument} is {how!r}, expected a name or a function such as jax.nn.initializers.he_normal()"
+        )
     W = how(key, (n_in, n_out), dtype)
+    if not isinstance(W, jax.Array):
+        raise ValueError(f"{argument}: the initializer gave a {type(W).__name__}; was it to be called first?")
     if W.shape != (n_in, n_out):
         raise ValueError(f"{argument}: the initializer gave shape {W.shape}, expected {(n_in, n_out)}")
     return W.T

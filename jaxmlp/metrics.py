@@ -22,8 +22,8 @@ def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
     if Y.ndim == 2 and Y.shape[1] > 1:
         return jnp.argmax(Y, axis=1)
     column = Y.reshape(Y.shape[0])
-    if jnp.issubdtype(column.dtype, jnp.integer):
-        return column
+    if jnp.issubdtype(column.dtype, jnp.integer) or column.dtype == bool:
+        return column.astype(int)
     return (column > 0.5).astype(int)
 
 
@@ -38,13 +38,13 @@ def predicts_classes(net: MLP, Y: Num[Array, "m *k"]) -> bool:
 
 def accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, ""]:
     """The share of examples whose predicted class is the true one, 0 to 1."""
-    Y_hat, Y = _pair(Y_hat, Y)
+    Y_hat, Y = _labelled(Y_hat, Y)
     return jnp.mean(classes(Y_hat) == classes(Y))
 
 
 def confusion_matrix(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Int[Array, "k k"]:
     """How many examples of true class r (rows) were taken for class c (columns)."""
-    Y_hat, Y = _pair(Y_hat, Y)
+    Y_hat, Y = _labelled(Y_hat, Y)
     k = max(Y_hat.shape[1], 2)
     flat = classes(Y) * k + classes(Y_hat)
     return jnp.bincount(flat, length=k * k).reshape(k, k)
@@ -68,6 +68,8 @@ class RegressionErrors(NamedTuple):
 def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> RegressionErrors:
     """Mean squared error, its root, mean absolute error and the coefficient of determination."""
     Y_hat, Y = _pair(Y_hat, Y)
+    if Y.size != Y_hat.size:
+        raise ValueError(f"Y has shape {Y.shape}, expected {Y_hat.shape}")
     error = Y_hat - Y.reshape(Y_hat.shape)
     mse = jnp.mean(error**2, axis=0)
     r2 = 1 - mse / jnp.var(Y.reshape(Y_hat.shape), axis=0)
@@ -80,4 +82,19 @@ def _pair(Y_hat, Y):
         raise ValueError(f"Y_hat has shape {Y_hat.shape}, expected (examples, outputs)")
     if Y.shape not in (Y_hat.shape, Y_hat.shape[:1], (Y_hat.shape[0], 1)):
         raise ValueError(f"Y has shape {Y.shape}, which does not fit Y_hat {Y_hat.shape}")
+    return Y_hat, Y
+
+
+def _labelled(Y_hat, Y):
+    """As `_pair`, with outputs that name a class and labels that are one."""
+    Y_hat, Y = _pair(Y_hat, Y)
+    k = Y_hat.shape[1]
+    validate.finite(Y_hat, "Y_hat")
+    validate.finite(Y, "Y")
+    if Y.size == Y_hat.shape[0] and k > 1 and jnp.issubdtype(Y.dtype, jnp.floating):
+        raise ValueError(f"Y has dtype {Y.dtype}, expected integer classes, or rows of shape {Y_hat.shape}")
+    if Y.size and validate.concrete(Y):
+        low, high = int(classes(Y).min()), int(classes(Y).max())
+        if low < 0 or high >= max(k, 2):
+            raise ValueError(f"Y holds the class {low if low < 0 else high}, expected classes 0 to {max(k, 2) - 1}")
     return Y_hat, Y

@@ -60,6 +60,14 @@ class MLP:
         self._check_pairs()
 
     def _check_pairs(self):
+        for f, n in zip(self.activations, self.sizes[1:], strict=True):
+            z = jax.ShapeDtypeStruct((n,), jnp.float32)
+            _check_function(f.f, (z,), (n,), f"activation {f.name!r}: f")
+            if not isinstance(f, Softmax):
+                _check_function(f.df, (z,), (n,), f"activation {f.name!r}: df")
+        k = jax.ShapeDtypeStruct(self.sizes[-1:], jnp.float32)
+        _check_function(self.loss.f, (k, k), (), f"loss {self.loss.name!r}: f")
+        _check_function(self.loss.df, (k, k), k.shape, f"loss {self.loss.name!r}: df")
         for activation in self.hidden:
             if isinstance(activation, Softmax):
                 raise ValueError("hidden is 'softmax', which couples a layer's units; it is for the output only")
@@ -89,6 +97,17 @@ class MLP:
         widths = "-".join(str(n) for n in self.sizes)
         names = ", ".join(dict.fromkeys(h.name for h in self.hidden)) or "none"
         return f"MLP({widths}, hidden={names}, output={self.output.name}, loss={self.loss.name})"
+
+
+def _check_function(function, arguments, shape: tuple[int, ...], name: str) -> None:
+    """That a user's function is written in jax.numpy and gives an array of this shape."""
+    given = ", ".join(str(a.shape) for a in arguments)
+    try:
+        made = jax.eval_shape(function, *arguments)
+    except (TypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(f"{name} fails on {given}, expected a function in jax.numpy: {error}") from None
+    if getattr(made, "shape", None) != shape:
+        raise ValueError(f"{name} turns {given} into {getattr(made, 'shape', made)}, expected {shape}")
 
 
 def init(

@@ -32,9 +32,16 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 3.6)
     return made, made.subplots(rows, columns, **options)
 
 
-def curves(histories: Mapping[str, Mapping[str, np.ndarray]] | Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """Cost and, where there is one, accuracy against the epoch, in training and validation; one line a history."""
+def curves(histories: Any) -> Figure:
+    """Cost and, where there is one, accuracy against the epoch, in training and validation.
+
+    `histories`: one history of `fit`, several in a sequence, or a mapping from names to histories.
+    """
+    if isinstance(histories, Mapping) and "cost" in histories:
+        histories = [histories]  # one history alone
     named = dict(histories) if isinstance(histories, Mapping) else {f"run {i}": h for i, h in enumerate(histories, 1)}
+    if not named:
+        raise ValueError("histories is empty, expected at least one history of fit")
     first = next(iter(named.values()))
     quantities = [q for q in ("cost", "accuracy") if q in first]
     made, axes = figure(1, len(quantities), squeeze=False)
@@ -42,28 +49,39 @@ def curves(histories: Mapping[str, Mapping[str, np.ndarray]] | Sequence[Mapping[
         for (name, history), colour in zip(named.items(), PALETTE * (1 + len(named) // len(PALETTE)), strict=False):
             scale = 100 if quantity == "accuracy" else 1
             x = history["epoch" if "epoch" in history else "step"]
-            ax.plot(x, scale * history[quantity], color=colour, label=f"{name}, training")
+            mark = "." if len(x) < 30 else ""
+            ax.plot(x, scale * history[quantity], "-" + mark, color=colour, label=f"{name}, training")
             if f"validation_{quantity}" in history:
-                ax.plot(x, scale * history[f"validation_{quantity}"], "--", color=colour, label=f"{name}, validation")
+                ax.plot(
+                    x, scale * history[f"validation_{quantity}"], "--" + mark, color=colour, label=f"{name}, validation"
+                )
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if quantity == "cost":
             ax.set_yscale("log")
         ax.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize="small")
+    if len(named) <= 4:
+        axes[0][-1].legend(fontsize="small")
+    else:
+        made.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
     return made
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """The confusion matrix: rows are true classes, coloured by the share of the row, with the counts written in."""
-    made, ax = figure(size=(1.5 + 0.5 * len(classes), 1 + 0.5 * len(classes)))
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    image = ax.imshow(100 * share, cmap="viridis", vmin=0, vmax=100)
-    made.colorbar(image, ax=ax, label="share of the true class (%)", shrink=0.8)
+    if counts.shape != (len(classes),) * 2:
+        raise ValueError(f"counts has shape {counts.shape}, expected {len(classes)} rows and columns, as classes")
+    longest = max(map(len, classes))
+    made, ax = figure(size=(3 + 0.5 * len(classes) + 0.06 * longest, 2 + 0.5 * len(classes) + 0.06 * longest))
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    from matplotlib.colors import PowerNorm
+
+    norm = PowerNorm(0.3, 0, 100)  # so that the few confusions are seen beside the many right ones
+    made.colorbar(ax.imshow(share, cmap="viridis", norm=norm), ax=ax, label="share of the true class (%)")
     for (row, column), count in np.ndenumerate(counts):
         ax.text(column, row, str(count), ha="center", va="center", fontsize=7,
-                color="black" if share[row, column] > 0.6 else "white")  # fmt: skip
+                color="black" if norm(share[row, column]) > 0.6 else "white")  # fmt: skip
     ax.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     ax.set_yticks(range(len(classes)), classes)
     ax.set(xlabel="predicted class", ylabel="true class")
@@ -88,19 +106,41 @@ def weights_as_images(W: np.ndarray, shape: tuple[int, int], limit: int = 64) ->
     return made
 
 
+def pictures(X: np.ndarray, titles: Sequence[str], columns: int = 8) -> Figure:
+    """Grey pictures `(m, height, width)` in a grid, each under its title."""
+    rows = -(-len(X) // columns)
+    made, axes = figure(rows, columns, size=(1.3, 1.5), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for picture, title, ax in zip(X, titles, axes.flat, strict=False):
+        ax.imshow(picture, cmap="gray_r")
+        ax.set_title(title, fontsize=7)
+    return made
+
+
 def decision_boundary(net: MLP, params: Params, X: np.ndarray, Y: np.ndarray) -> Figure:
-    """A two-input, one-output network's output over the plane, its boundary at 1/2, and the examples."""
+    """Over the plane of two inputs the output (the second of two), its boundary at 1/2, and the examples."""
+    if net.sizes[0] != 2 or net.sizes[-1] > 2:
+        raise ValueError(f"net is {net}, expected 2 inputs and 1 or 2 outputs")
     made, ax = figure(size=(4.6, 3.8))
     low, high = X.min(0) - 0.5 * np.ptp(X, 0), X.max(0) + 0.5 * np.ptp(X, 0)
     across, up = np.meshgrid(np.linspace(low[0], high[0], 200), np.linspace(low[1], high[1], 200))
     points = np.stack([across.ravel(), up.ravel()], axis=1).astype(np.asarray(params[0].W).dtype)
-    surface = np.asarray(predict(net, params, points)).reshape(across.shape)
+    surface = np.asarray(predict(net, params, points))[:, -1].reshape(across.shape)
     image = ax.pcolormesh(across, up, surface, cmap=DIVERGING, vmin=0, vmax=1, shading="auto", rasterized=True)
     made.colorbar(image, ax=ax, label="output $\\hat y$")
     ax.contour(across, up, surface, levels=[0.5], colors="black")
     for value, marker, colour in ((0, "o", ORANGE), (1, "s", PURPLE)):
         chosen = X[np.ravel(Y) == value]
-        ax.scatter(*chosen.T, marker=marker, s=80, color=colour, edgecolor="black", label=f"y = {value}", zorder=3)
+        ax.scatter(
+            *chosen.T,
+            marker=marker,
+            s=80 if len(X) < 50 else 12,
+            color=colour,
+            edgecolor="black",
+            label=f"y = {value}",
+            zorder=3,
+        )
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.legend(loc="upper right", fontsize="small")
     return made

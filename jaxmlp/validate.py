@@ -43,6 +43,12 @@ def one_of(given: str, names: Sequence[str], argument: str) -> str:
     return named(given, {name: name for name in names}, str, argument)
 
 
+def rule(given: Any) -> None:
+    """A record of how error signals come down."""
+    if not (isinstance(given, tuple) and hasattr(given, "carry")):
+        raise ValueError(f"rule is {given!r}, expected a Rule such as jaxmlp.rules.backprop")
+
+
 def whole(given: Any, argument: str, least: int = 1) -> int:
     """`given` as an int of at least `least`."""
     try:
@@ -75,7 +81,10 @@ def key(given: Any) -> jax.Array:
 
 def float_dtype(given: Any) -> jnp.dtype:
     """A floating-point dtype; JAX's default one for None."""
-    dtype = jnp.result_type(float) if given is None else jnp.dtype(given)
+    try:
+        dtype = jnp.result_type(float) if given is None else jnp.dtype(given)
+    except TypeError:
+        raise ValueError(f"dtype is {given!r}, expected a floating-point type") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype is {dtype}, expected a floating-point type")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -85,11 +94,13 @@ def float_dtype(given: Any) -> jnp.dtype:
 
 def params(net: MLP, given: Params) -> jnp.dtype:
     """Checks each layer's shapes, and that all share one floating-point dtype, which it returns."""
+    if not hasattr(net, "sizes"):
+        raise ValueError(f"net is {_article(type(net).__name__)}, expected an MLP")
     if not isinstance(given, tuple | list) or len(given) != net.depth:
         got = f"{len(given)} layers" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"params is {got}, expected a tuple of {net.depth} layers (W, b)")
     for number, (layer, shape) in enumerate(zip(given, net.shapes, strict=True), start=1):
-        if not isinstance(layer, tuple | list) or len(layer) != 2:
+        if not (isinstance(layer, tuple) and hasattr(layer, "W") and hasattr(layer, "b")):
             raise ValueError(f"params: layer {number} is {_article(type(layer).__name__)}, expected a Layer(W, b)")
         got = tuple(jnp.shape(array) for array in layer)
         if got != (shape, shape[:1]):
@@ -124,6 +135,8 @@ def example(net: MLP, x: Any, dtype: jnp.dtype) -> jax.Array:
 
 def _example(net: MLP, shape: tuple[int, ...], given: Any, dtype: Any, preprocess: Preprocess | None, name: str):
     if preprocess is not None:
+        if not callable(preprocess):
+            raise ValueError(f"preprocess is {preprocess!r}, expected a function of one example")
         made = jax.eval_shape(preprocess, jax.ShapeDtypeStruct(shape, given))
         if not isinstance(made, jax.ShapeDtypeStruct) or made.shape != net.sizes[:1]:
             got = getattr(made, "shape", type(made).__name__)
@@ -210,10 +223,15 @@ def array(given: Any, name: str) -> jax.Array:
         values = np.asarray(given)
     except ValueError:
         raise ValueError(f"{name} is ragged, expected an array") from None
-    if values.dtype == object or values.dtype.kind in "USV":
+    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool):
         raise ValueError(f"{name} has dtype {values.dtype}, expected an array of numbers")
     with jax.ensure_compile_time_eval():  # known inside somebody's trace too
-        return jnp.asarray(values)
+        held = jnp.asarray(values)
+    if values.size and values.dtype.kind in "iu" and held.dtype != values.dtype:  # JAX keeps 32 bits unless told
+        low, high = jnp.iinfo(held.dtype).min, jnp.iinfo(held.dtype).max
+        if values.min() < low or values.max() > high:
+            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected what {held.dtype} holds")
+    return held
 
 
 def finite(values: jax.Array, name: str) -> None:

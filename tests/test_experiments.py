@@ -12,7 +12,7 @@ import pytest
 
 import jaxmlp as jm
 from experiments import __main__ as command
-from experiments import benchmark, datasets, gradcheck, mnist, xor
+from experiments import benchmark, curvature, datasets, gradcheck, mnist, per_example, private, xor
 from experiments.output import Output
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,7 @@ def test_gradcheck_passes_the_right_and_catches_the_wrong(out):
 def test_benchmark_compares_the_same_epoch(out, monkeypatch):
     """Not its times, but that both contestants compute the same numbers."""
     monkeypatch.setattr(benchmark, "NETWORKS", {(784, 8, 10): 256})
+    monkeypatch.setattr(benchmark, "_readouts", lambda *_: {})
     settings = benchmark.Settings(rounds=2, batch_sizes=(64,))
     made = out("benchmark", settings)
     assert benchmark.run(settings, made)["median_ratio"] > 0
@@ -81,6 +82,26 @@ def test_benchmark_compares_the_same_epoch(out, monkeypatch):
     hand, auto = enter(None), enter(benchmark.by_autodiff)
     hand.seconds(), auto.seconds()
     np.testing.assert_allclose(hand.state.params[0].W, auto.state.params[0].W, rtol=1e-4, atol=1e-6)
+
+
+def test_planted_labels_are_found_by_their_gradients(out):
+    settings = per_example.Settings(quick=True)
+    shown = per_example.run(settings, out("per_example", settings))
+    assert shown["precision"] >= 0.65 > 10 * shown["chance"]
+
+
+def test_noise_costs_accuracy_and_buys_privacy(out):
+    settings = private.Settings(quick=True)
+    shown = private.run(settings, out("private", settings))
+    assert shown["plain"] >= 0.85 and shown["noisiest"] < shown["plain"] - 0.02 and shown["epsilon"] < 1
+    # Abadi et al. 2016, Figure 2, by the moments accountant: q = 0.01, sigma = 4, 10,000 steps, delta = 1e-5
+    assert private.epsilon(4.0, 0.01, 10_000, 1e-5) == pytest.approx(1.26, abs=0.1)
+
+
+def test_descent_diverges_at_two_over_the_largest_eigenvalue(out):
+    settings = curvature.Settings(quick=True)
+    shown = curvature.run(settings, out("curvature", settings))
+    assert shown["threshold"] == pytest.approx(1, abs=0.05)
 
 
 def run_command(*arguments, **environment):

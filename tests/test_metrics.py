@@ -47,7 +47,33 @@ def test_regression_errors_equal_scikit_learns():
     assert float(errors.r2) == pytest.approx(sklearn.metrics.r2_score(Y, Y_hat), rel=1e-5)
 
 
+def test_labels_of_bytes_do_not_overflow():
+    Y = np.repeat(np.arange(26, dtype=np.uint8), 10)
+    assert np.trace(metrics.confusion_matrix(np.eye(26)[Y], Y)) == 260
+
+
+@pytest.mark.parametrize(
+    ("Y_hat", "Y", "message"),
+    [
+        (
+            np.eye(3),
+            np.asarray([2.0, 0, 1]),
+            r"Y has dtype float.*, expected integer classes, or rows",
+        ),
+        (np.eye(3) * np.nan, np.asarray([0, 0, 0]), r"Y_hat holds nan at \(0, 0\)"),
+        (np.eye(3), np.asarray([0, -1, 1]), r"Y holds the class -1, expected classes 0 to 2"),
+        (np.eye(3), np.asarray([0, 3, 1]), r"Y holds the class 3, expected classes 0 to 2"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(Y_hat, Y, message):
+    for score in (metrics.accuracy, metrics.confusion_matrix, metrics.per_class_accuracy):
+        with pytest.raises(ValueError, match=message):
+            score(Y_hat, Y)
+
+
 def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"Y has shape \(3,\), expected \(3, 3\)"):
+        metrics.regression_errors(np.eye(3), np.ones(3))
     with pytest.raises(ValueError, match=r"Y has shape \(3,\), which does not fit Y_hat \(2, 4\)"):
         metrics.accuracy(np.ones((2, 4)), np.zeros(3, int))
     with pytest.raises(ValueError, match=r"Y_hat has shape \(4,\), expected \(examples, outputs\)"):

@@ -92,6 +92,18 @@ def test_dtype_is_jaxs_default_unless_given(key):
         ({"sizes": (3, 4, 2), "hidden": 3}, r"hidden is 3, expected a name or an Activation"),
         ({"sizes": (3, 2), "output": "softmin"}, r"output is 'softmin', .*did you mean 'softmax'\?"),
         ({"sizes": (3, 2), "loss": "crossentropy"}, r"loss is 'crossentropy', .*did you mean 'cross_entropy'\?"),
+        (
+            {"sizes": (3, 2), "loss": jm.Loss("l", lambda a, y: (a - y) ** 2, lambda a, y: a - y)},
+            r"loss 'l': f turns \(2,\), \(2,\) into \(2,\), expected \(\)",
+        ),
+        (
+            {"sizes": (3, 4, 2), "hidden": jm.Activation("np", np.tanh, np.cos)},
+            r"'np': f fails on \(4,\)",
+        ),
+        (
+            {"sizes": (3, 4, 2), "hidden": jm.Activation("s", jnp.sum, jnp.cos)},
+            r"f turns \(4,\) into \(\), expected \(4,\)",
+        ),
         ({"sizes": (3, 2), "loss": len}, r"loss is <built-in function len>, expected a name or a Loss"),
     ],
 )
@@ -108,6 +120,9 @@ def test_what_an_mlp_refuses(arguments, message):
         ({"biases": "ones"}, r"biases is 'ones', expected one of 'zeros'"),
         ({"dtype": "int32"}, r"dtype is int32, expected a floating-point type"),
         ({"dtype": "float64"}, r"dtype is float64, which JAX has switched off"),
+        ({"weights": 0.1}, r"weights is 0.1, expected a name or a function"),
+        ({"weights": jax.nn.initializers.orthogonal}, r"the initializer gave a function; was it to be called first\?"),
+        ({"dtype": "foo"}, r"dtype is 'foo', expected a floating-point type"),
         ({"weights": lambda key, shape, dtype: jnp.zeros(3)}, r"weights: the initializer gave shape \(3,\)"),
     ],
 )

@@ -64,13 +64,16 @@ def test_an_epoch_takes_every_example_once_the_ragged_last_batch_included(params
     assert tree_error(fit(params, batch_size=size).params, expected) <= 1e-6
 
 
-def test_example_weights_count_in_every_batch(params):
+@pytest.mark.parametrize("size", [1, 4, 10])
+def test_example_weights_count_at_every_batch_size(params, size):
+    """Relative to their mean over all the data: a batch of one counts by its weight, and one of 0 not at all."""
     X, Y = map(jnp.asarray, data())
-    w = jnp.linspace(0.1, 2, 10)
-    weighted = lambda p, X, Yw: jax.grad(lambda p: jm.cost(NET, p, X, Yw[0], weights=Yw[1]))(p)
-    batches = [(X[i], (Y[i], w[i])) for i in shuffled_batches(jax.random.key(1), 10, 4)]
-    expected = oracles.sgd(params, batches, 0.1, weighted)
-    assert tree_error(fit(params, batch_size=4, weights=w).params, expected) <= 1e-5
+    w = jnp.linspace(0, 2, 10)
+    loss = lambda p, X, Yw: jnp.mean(jm.backprop(NET, p, X, Yw[0]).losses * Yw[1] / w.mean())
+    order = [jnp.arange(10)] if size == 10 else shuffled_batches(jax.random.key(1), 10, size)
+    batches = [(X[i], (Y[i], w[i])) for i in order]
+    expected = oracles.sgd(params, batches, 0.1, jax.grad(loss))
+    assert tree_error(fit(params, batch_size=size, weights=3 * w).params, expected) <= 1e-5
 
 
 def test_the_history_is_the_mean_over_the_examples_as_they_were_met(params):
@@ -185,7 +188,7 @@ def test_replacement_draws_some_examples_twice_and_follows_the_draws(params):
     drawn = jax.random.randint(jax.random.split(jax.random.split(jax.random.key(1))[0])[1], (12, 1), 0, 10)
     assert len(set(drawn.ravel().tolist())) < 10
     expected = oracles.sgd(params, [(X[i], Y[i]) for i in drawn], 0.1, gradient)
-    got = fit(params, epochs=None, steps=12, sampling="replacement")
+    got = fit(params, epochs=None, steps=12, validate_every=12, sampling="replacement")
     assert tree_error(got.last_params, expected) <= 1e-6
 
 
@@ -249,6 +252,24 @@ def test_divergence_is_an_error_that_carries_the_last_good_weights():
     assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(result.params))
     if e.value.epoch == 1:
         assert tree_error(result.params, start) == 0
+
+
+def test_a_start_that_is_all_but_perfect_does_not_diverge(params):
+    net = jm.MLP((3, 1))
+    X, _ = data(50)
+    X = jnp.asarray(X)
+    exact = (jm.Layer(jnp.ones((1, 3)), jnp.zeros(1)),)
+    result = jm.fit(net, exact, (X, X.sum(1)), optimizer=optax.sgd(0.01, 0.9), epochs=20, key=jax.random.key(0),
+                    batch_size=10, progress=False)  # fmt: skip
+    assert len(result.history["cost"]) == 20
+
+
+def test_hyperparameters_that_enter_the_optimizers_state_have_the_parameters_dtype(params):
+    with jax.enable_x64(True):
+        single = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+        for hyper in ({"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": 0.1}):
+            result = fit(single, optimizer=optax.sgd, hyper=hyper, batch_size=5)
+            assert result.params[0].W.dtype == jnp.float32
 
 
 def test_a_population_is_a_vmap_of_the_epoch(params):
@@ -319,6 +340,12 @@ def bad(**settings):
         (bad(optimizer=optax.sgd), r"hyper is None, which the optimizer's factory does not take"),
         (bad(optimizer=optax.sgd, hyper={"learning_rate": np.inf}), r"hyper\['learning_rate'\] holds inf"),
         (bad(optimizer=optax.sgd, hyper={"learning_rate": optax.constant_schedule(1)}), r"is a function; pass a sched"),
+        (
+            bad(optimizer=optax.sgd, hyper={"learning_rate": 1, "nesterov": True}),
+            r"'nesterov'\] is True, .*partial",
+        ),
+        (bad(optimizer=optax.MultiSteps(optax.sgd(0.1), 2)), r"expected what its gradient_transformation\(\) gives"),
+        (bad(rule="sign"), r"rule is 'sign', expected a Rule"),
         (bad(optimizer=lambda: 3), r"optimizer makes a int, expected an optax transformation"),
     ],
 )

@@ -51,8 +51,11 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
 
     def step(carry, drawn):
         params, opt_state = carry
-        X, Y, weights = _gather(plan, data, drawn)
+        X, Y, weights, count = _gather(plan, data, drawn)
         losses, y_hat, grads = gradient(plan, params, state.rule_state, X, Y, weights, drawn.key)
+        if data.weights is not None and weights is not None and plan.readout is None:
+            scale = weights.sum() / count  # to sum w g / count, from sum w g / sum w
+            grads = jax.tree.map(lambda g: scale * g, grads)
         updates, opt_state = optimizer.update(
             grads, opt_state, params, value=mean(losses, weights), grad=grads,
             value_fn=lambda p: cost(plan.net, p, X, Y, weights=weights, preprocess=plan.preprocess),
@@ -99,19 +102,20 @@ def _draws(plan: Plan, data: Data, key: PRNGKeyArray) -> Drawn:
     return Drawn(index, counted.reshape(shape) if missing else None, keys)
 
 
-def _gather(plan: Plan, data: Data, drawn: Drawn) -> tuple[Array, Array, Float[Array, " b"] | None]:
-    """One step's examples and their weights; no weights where all count alike."""
+def _gather(plan: Plan, data: Data, drawn: Drawn) -> tuple[Array, Array, Float[Array, " b"] | None, Array | int]:
+    """One step's examples, their weights (None where all count alike), and how many they are."""
     index, counted = drawn.index, drawn.counted
     if plan.sampling == "poisson":
         assert drawn.key is not None
         index, counted = _toss(drawn.key, data.X.shape[0], plan.batch_size)
     if index is None:
-        return data.X, data.Y, data.weights
+        return data.X, data.Y, data.weights, data.X.shape[0]
     take = lambda array: array.at[index].get(mode="promise_in_bounds")
     weights = None if data.weights is None else take(data.weights)
     if counted is not None:
         weights = counted.astype(jnp.float32) if weights is None else jnp.where(counted, weights, 0)
-    return take(data.X), take(data.Y), weights
+    count = index.shape[0] if counted is None else jnp.maximum(counted.sum(), 1).astype(jnp.float32)
+    return take(data.X), take(data.Y), weights, count
 
 
 def _toss(key: PRNGKeyArray, m: int, batch_size: int) -> tuple[Int[Array, " b"], Bool[Array, " b"]]:

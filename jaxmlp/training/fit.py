@@ -81,14 +81,16 @@ def fit(
     """Minimises the cost by the hand-written gradient and an optax optimiser; an epoch is one compiled program.
 
     - `data = (X, Y)`, on the device as they come: uint8 pictures stay uint8 and `preprocess(x)`, a function of one
-      example, makes them the network's input inside each step. `weights (m,)`: one per example.
+      example, makes them the network's input inside each step.
+    - `weights (m,)`: one per example, relative to their mean: a batch of b descends `sum w g / (b mean(w))`, so that
+      they count at any batch size.
     - `optimizer`: an optax transformation (compiled for that object), or a factory such as `optax.sgd` with
       `hyper={"learning_rate": 0.1}`, whose values are traced: another rate does not compile again. Nor does another
       key. The same key gives the same bits.
     - `epochs` with `sampling="shuffle"`: every example once an epoch, the last, ragged batch included. `steps` with
       `sampling="replacement"`: so many steps, each on `batch_size` examples drawn with replacement; an "epoch" is then
-      `validate_every` steps. `sampling="poisson"`: each step takes each example with probability `batch_size / m`, as
-      the accountants of private learning assume, padded with weight 0 to one shape.
+      `validate_every` steps, as many as make up the data unless given. `sampling="poisson"`: each step takes each
+      example with probability `batch_size / m`, as the accountants of private learning assume, padded with weight 0.
     - `readout(trace, weights, key)` may read another gradient from the trace than `mean_gradient`, such as
       `lambda trace, weights, key: jm.private_gradient(trace, 1.0, 1.1, key, batch_size, weights)`.
     - `batch_size`: 1 is the per-example rule, m the full batch. By default m up to 2,000 examples, else 64.
@@ -101,6 +103,7 @@ def fit(
     """
     checked = _checked_data(net, params, data, weights, validation, preprocess)
     m = checked.X.shape[0]
+    validate.rule(rule)
     plan = Plan(
         net=net,
         optimizer=_checked_optimizer(optimizer, hyper),
@@ -118,7 +121,8 @@ def fit(
         raise ValueError(f"patience is {patience}, but validation is None: expected examples to validate on")
     if plan.best_by == "accuracy" and not plan.accuracy:
         raise ValueError("best_by is 'accuracy', but the network predicts no classes: expected 'cost'")
-    hyper = {name: _traced(name, value) for name, value in (hyper or {}).items()}
+    dtype = params[0].W.dtype
+    hyper = {name: _traced(name, value, dtype) for name, value in (hyper or {}).items()}
     state = _compiled_start(
         plan, params, checked, validate.key(key), hyper,
         -1 if patience is None else validate.whole(patience, "patience"),
@@ -167,6 +171,7 @@ def _checked_data(net, params, data, weights, validation, preprocess) -> Data:
     Y = validate.targets(net, Y, X.shape[0])
     if weights is not None:
         weights = validate.example_weights(weights, X.shape[0], dtype)
+        weights = weights / weights.mean()
     if validation is None:
         return Data(X, Y, weights)
     X_dev, Y_dev = _pair(validation, "validation")
@@ -188,23 +193,30 @@ def _checked_optimizer(optimizer: Any, hyper: dict[str, Any] | None) -> Any:
                 f"hyper is {hyper}, but optimizer is made already: expected a factory such as optax.sgd beside it"
             )
         return optimizer
+    if hasattr(optimizer, "gradient_transformation"):
+        raise ValueError("optimizer is an optax.MultiSteps, expected what its gradient_transformation() gives")
     if not callable(optimizer):
         raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation, or a factory and hyper")
     made: Any = None
     try:
         made = optimizer(**(hyper or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"hyper is {hyper}, which the optimizer's factory does not take: {error}") from None
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
     return optimizer
 
 
-def _traced(name: str, value: Any) -> jax.Array:
-    """A hyperparameter as a float array, so that another value does not compile again."""
+def _traced(name: str, value: Any, dtype: jnp.dtype) -> jax.Array:
+    """A hyperparameter as an array of the parameters' dtype, so that another value does not compile again."""
     if callable(value):
         raise ValueError(f"hyper[{name!r}] is a function; pass a schedule in an optimizer such as optax.sgd(schedule)")
-    array = jnp.asarray(validate.array(value, f"hyper[{name!r}]"), dtype=float)
+    if value is None or isinstance(value, bool | str):
+        raise ValueError(
+            f"hyper[{name!r}] is {value!r}, expected a number; fix what is none in the factory, such as "
+            f"functools.partial(optax.sgd, {name}={value!r})"
+        )
+    array = validate.array(value, f"hyper[{name!r}]").astype(dtype)
     if array.shape != ():
         raise ValueError(f"hyper[{name!r}] has shape {array.shape}, expected a number")
     validate.finite(array, f"hyper[{name!r}]")
@@ -232,6 +244,7 @@ def _rounds(plan: Plan, m: int, epochs: int | None, steps: int | None, validate_
     if steps is None or epochs is not None:
         raise ValueError(f"steps is {steps}, epochs is {epochs}; expected steps with sampling='replacement'")
     steps = validate.whole(steps, "steps")
-    every = steps if validate_every is None else validate.whole(validate_every, "validate_every")
+    an_epochs_worth = min(steps, math.ceil(m / plan.batch_size))
+    every = an_epochs_worth if validate_every is None else validate.whole(validate_every, "validate_every")
     whole, rest = divmod(steps, every)
     return [every] * whole + ([rest] if rest else [])

@@ -23,7 +23,7 @@ Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransform
 Sampling = Literal["shuffle", "replacement", "poisson"]
 Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
 
-FIRST_EXAMPLES = 1024  # how many examples the first cost, by which divergence is judged, is taken over
+FIRST_EXAMPLES = 1024  # about how many examples the first cost, by which divergence is judged, is taken over
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Data(NamedTuple):
 
     X: Num[Array, "m ..."]
     Y: Num[Array, "m ..."]
-    weights: Float[Array, " m"] | None = None
+    weights: Float[Array, " m"] | None = None  # of mean 1: a batch divides by the number of its examples
     X_dev: Num[Array, "d ..."] | None = None
     Y_dev: Num[Array, "d ..."] | None = None
 
@@ -74,7 +74,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     epoch: Int[Array, ""]  # how many are done
     hyper: dict[str, Any]  # the optimiser factory's arguments
-    first_cost: Float[Array, ""]
+    first_cost: Float[Array, ""]  # at the start or with all weights 0, whichever is more
     patience: Int[Array, ""]  # how many epochs without a better validation score end the run; -1: none do
     stopped: Array  # bool: an epoch changes nothing any more
     diverged: Array  # bool: and params are the last good ones
@@ -93,8 +93,11 @@ def start(
     params = jax.tree.map(lambda array: jnp.array(array, copy=True), params)  # the caller's are never donated
     hyper = {} if hyper is None else hyper
     key, rule_key = jax.random.split(key)
-    X, Y = data.X[:FIRST_EXAMPLES], data.Y[:FIRST_EXAMPLES]
-    first_cost = cost(plan.net, params, X, Y, preprocess=plan.preprocess)
+    every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
+    at = lambda params: cost(plan.net, params, data.X[::every], data.Y[::every], preprocess=plan.preprocess)
+    # A start that is all but perfect already is no scale for a cost; weights of 0 give the scale of the data.
+    # (0 * W, not zeros: XLA 0.10.2 on a CPU now and then gives NaN for a network of constants.)
+    first_cost = jnp.maximum(at(params), at(jax.tree.map(lambda array: 0 * array, params)))
     best = Best(jax.tree.map(jnp.copy, params), jnp.full((), jnp.inf, first_cost.dtype), jnp.zeros((), jnp.int32))
     return TrainState(
         params=params,

@@ -1,0 +1,126 @@
+"""The Hessian's largest eigenvalue along training, and the rate at which descent diverges against 2 / eigenvalue.
+
+On a quadratic, gradient descent diverges at rates above `2 / lambda_max`. From weights trained to a minimum, full-batch
+descent is started a little off at rates around that value, lambda_max by Lanczos on the hand-written Hessian
+products: expect the rate at which the cost stops falling within 5% of `2 / lambda_max`. Along full-batch training at a
+fixed rate, expect the largest eigenvalue to rise towards `2 / rate` (Cohen et al. 2021, "edge of stability").
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxmlp as jm
+from experiments import datasets
+from experiments.output import Output
+from jaxmlp import plotting, training
+from jaxmlp.data import scale_pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    examples: int = 500  # of MNIST, the full batch
+    hidden: int = 32
+    learning_rate: float = 0.2
+    epochs: int = 600  # full-batch steps
+    measured: int = 25  # how often the eigenvalues are taken
+    eigenvalues: int = 3
+    key: int = 0
+    quick: bool = False  # 200 examples, 150 steps, 6 measurements
+
+
+def run(settings: Settings, out: Output) -> dict[str, float]:
+    m, epochs, measured = settings.examples, settings.epochs, settings.measured
+    if settings.quick:
+        m, epochs, measured = 200, 150, 6
+    pictures = datasets.load("mnist")
+    X = jax.vmap(scale_pixels)(jnp.asarray(pictures.X[:m]))
+    Y = jax.nn.one_hot(pictures.Y[:m], 10)
+    X = X - X.mean(0, keepdims=True)
+    net = jm.MLP((784, settings.hidden, 10), "tanh", "identity", "squared_error")
+    steps, values, costs = _train(net, X, Y, settings, epochs, measured)
+    rows = [{"step": str(step), "cost": f"{cost:.4f}"} |
+            {f"eigenvalue {i}": f"{value:.2f}" for i, value in enumerate(row, start=1)}
+            for step, cost, row in zip(steps, costs, values, strict=True)]  # fmt: skip
+    out.table(f"{net}, {m} examples, full-batch steps at rate {settings.learning_rate:g} "
+              f"(2 / rate = {2 / settings.learning_rate:.1f})", rows)  # fmt: skip
+    small, theta, top = _minimum(X, pictures.Y[:m])
+    factors = np.linspace(0.8, 1.2, 17)
+    growth = np.asarray([_growth(small, theta, X, pictures.Y[:m], f * 2 / top) for f in factors])
+    threshold = float(np.interp(0.0, np.log(growth), factors)) if growth[-1] > 1 > growth[0] else float("nan")
+    out.table("descent from just off a minimum: the cost's excess after 200 steps over before", [
+        {"rate x eigenvalue / 2": f"{f:.3f}", "excess": f"{g:.3g}", "": "diverges" if g > 1 else "falls"}
+        for f, g in zip(factors, growth, strict=True)
+    ])  # fmt: skip
+    out.say(f"largest eigenvalue at the minimum {top:.4f}; descent diverges at {threshold:.3f} times 2 / eigenvalue")
+    out.numbers("eigenvalues", {"step": steps, "cost": costs, **{f"eigenvalue_{i}": values[:, i] for i in range(3)}})
+    out.numbers("divergence", {"rate_over_threshold": factors, "excess_ratio": growth})
+    _pictures(out, settings, steps, values, factors, growth)
+    out.close()
+    return {"threshold": threshold, "top_over_edge": float(values[-1, 0] * settings.learning_rate / 2),
+            "rise": float(values[-1, 0] / values[0, 0])}  # fmt: skip
+
+
+def _train(net, X, Y, settings, epochs, measured):
+    """Full-batch descent; the step, the largest eigenvalues and the cost at each measurement."""
+    plan = training.Plan(net, optax.sgd(settings.learning_rate), batch_size=len(X), steps=1)
+    data = training.Data(X, Y)
+    state = training.start(plan, jm.init(net, jax.random.key(settings.key), weights="lecun"), data, jax.random.key(1))
+    every = max(1, epochs // measured)
+    one = lambda state, _: training.epoch(plan, state, data)
+    run = jax.jit(lambda state: jax.lax.scan(one, state, length=every)[0])
+    steps, values, costs = [], [], []
+    for step in range(0, epochs + 1, every):
+        steps.append(step)
+        values.append(jm.hessian_eigenvalues(net, state.params, X, Y, settings.eigenvalues, tolerance=1e-3))
+        costs.append(float(jm.cost(net, state.params, X, Y)))
+        state = run(state)
+    return steps, np.asarray(values), costs
+
+
+def _minimum(X, labels):
+    """Logistic regression on 0 against the rest with a few principal inputs: convex, so descent reaches its minimum."""
+    with jax.enable_x64(True):
+        U = np.linalg.svd(np.asarray(X, np.float64), full_matrices=False)
+        Z, Y = jnp.asarray(U[0][:, :8] * np.sqrt(len(X))), jnp.asarray(labels % 2, jnp.float64)
+        net = jm.MLP((8, 1), output="sigmoid", loss="binary_cross_entropy")
+        theta = jm.init(net, jax.random.key(0))
+        step = jax.jit(lambda p: jax.tree.map(lambda w, g: w - g, p, jm.value_and_grad(net, p, Z, Y)[1]))
+        for _ in range(5000):
+            theta = step(theta)
+        top = float(jm.hessian_eigenvalues(net, theta, Z, Y)[0])
+    return (net, Z, Y), theta, top
+
+
+def _growth(problem, theta, X, labels, rate) -> float:
+    """The cost's excess over the minimum after 200 steps at this rate, over that before."""
+    net, Z, Y = problem
+    with jax.enable_x64(True):
+        lowest = jm.cost(net, theta, Z, Y)
+        keys = jax.random.split(jax.random.key(1), 2)
+        moved = tuple(jm.Layer(layer.W + 1e-4 * jax.random.normal(k, layer.W.shape), layer.b)
+                      for layer, k in zip(theta, keys, strict=False))  # fmt: skip
+        descend = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jm.value_and_grad(net, p, Z, Y)[1]), None)
+        after = jax.jit(partial(jax.lax.scan, descend, length=200))(moved)[0]
+        excess = float((jm.cost(net, after, Z, Y) - lowest) / (jm.cost(net, moved, Z, Y) - lowest))
+        return max(excess, 1e-7)  # below that is rounding
+
+
+def _pictures(out: Output, settings: Settings, steps, values, factors, growth) -> None:
+    figure, (left, right) = plotting.figure(1, 2, size=(5.4, 3.8))
+    for i, colour in zip(range(values.shape[1]), plotting.PALETTE, strict=False):
+        left.plot(steps, values[:, i], ".-", color=colour, label=f"eigenvalue {i + 1}")
+    left.axhline(2 / settings.learning_rate, color="grey", linestyle="--", label="2 / rate")
+    left.set(xlabel="full-batch step", ylabel="eigenvalue of the Hessian", ylim=(0, None))
+    right.semilogy(factors, growth, ".-", color=plotting.BLUE)
+    right.axvline(1, color="grey", linestyle="--", label="rate = 2 / largest eigenvalue")
+    right.axhline(1, color="grey", linestyle=":")
+    right.set(xlabel="rate x largest eigenvalue / 2", ylabel="excess cost after 200 steps / before")
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize="small")
+    out.picture("eigenvalues", figure)
