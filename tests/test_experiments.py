@@ -94,8 +94,8 @@ def test_noise_costs_accuracy_and_buys_privacy(out):
     settings = private.Settings(quick=True)
     shown = private.run(settings, out("private", settings))
     assert shown["plain"] >= 0.85 and shown["noisiest"] < shown["plain"] - 0.02 and shown["epsilon"] < 1
-    # Abadi et al. 2016, Figure 2, by the moments accountant: q = 0.01, sigma = 4, 10,000 steps, delta = 1e-5
-    assert private.epsilon(4.0, 0.01, 10_000, 1e-5) == pytest.approx(1.26, abs=0.1)
+    # Abadi et al. 2016 have 1.26 for q = 0.01, sigma = 4, 10,000 steps, delta = 1e-5; conversions since are tighter
+    assert 0.9 <= private.epsilon(4.0, 0.01, 10_000, 1e-5) <= 1.26
 
 
 def test_descent_diverges_at_two_over_the_largest_eigenvalue(out):
