@@ -1,7 +1,7 @@
 """Activation functions `a = f(z)` and, written by hand, their first and second derivatives.
 
-They are those of `jax.nn`, by its names and with its defaults. `z` is a pre-activation of any shape; all but softmax
-act entry by entry. Sources: notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al.
+They are those of `jax.nn`, by its names and with its defaults, and `step` and `sign`, whose derivative is 0 (what trains
+them is a rule: `rules.surrogate`). `z` is a pre-activation of any shape; all but softmax act entry by entry. Sources: notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al.
 2013, ELU from Clevert et al. 2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
 """
 
@@ -146,6 +146,8 @@ elu = Activation("elu", jax.nn.elu, _elu_df, _elu_d2f, range=(-1, math.inf), kin
 softplus = Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, _sigmoid_df, range=(0, math.inf))
 gelu = Activation("gelu", jax.nn.gelu, _gelu_df, _gelu_d2f, range=(-0.2, math.inf))
 silu = Activation("silu", jax.nn.silu, _silu_df, _silu_d2f, range=(-0.3, math.inf))
+step = Activation("step", lambda z: (z >= 0).astype(z.dtype), jnp.zeros_like, jnp.zeros_like, range=(0, 1), kinks=(0,))
+sign = Activation("sign", jnp.sign, jnp.zeros_like, jnp.zeros_like, range=(-1, 1), kinks=(0,))
 softmax = Softmax("softmax", jax.nn.softmax, _softmax_jacobian, range=(0, 1))
 
-NAMED = {a.name: a for a in (identity, sigmoid, tanh, relu, leaky_relu, elu, softplus, gelu, silu, softmax)}
+NAMED = {a.name: a for a in (identity, sigmoid, tanh, relu, leaky_relu, elu, softplus, gelu, silu, step, sign, softmax)}

@@ -49,10 +49,11 @@ def backward(
     state = (None,) * (net.depth - 1) if rule_state is None else rule_state
     deltas = [delta_out]
     for l in reversed(range(net.depth - 1)):
-        error = rule.carry(Down(params[l + 1].W, deltas[0], delta_out, state[l]))
+        down = Down(params[l + 1].W, deltas[0], delta_out, net.hidden[l], tape.pre_activations[l], state[l])
+        error = rule.carry(down)
         if tape.masks is not None:
             error = tape.masks[l + 1] * error
-        deltas.insert(0, net.hidden[l].pull(tape.pre_activations[l], error))
+        deltas.insert(0, rule.pull(down, error))
     return tuple(deltas)
 
 
@@ -73,9 +74,7 @@ def backprop(
     `rule` is what carries deltas down, with `rule_state` if it has one.
     """
     X, Y, _, masks = batch(net, params, X, Y, None, masks, preprocess)
-    validate.rule(rule)
-    if rule.init is not None and rule_state is None:
-        raise ValueError(f"rule_state is None, but rule {rule.name!r} has a state; make it with rule.start(net, key)")
+    rule_state = rules.checked_state(net, rule, rule_state)
     return _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
 
 
@@ -101,9 +100,12 @@ def value_and_grad(
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
 ) -> tuple[Float[Array, ""], Params]:
-    """`J = sum_m w L / sum_m w` and its gradient, by hand: `jax.value_and_grad(cost)`, with params' structure."""
+    """`J = sum_m w L / sum_m w` and its gradient, by hand: `jax.value_and_grad(cost)`, with params' structure.
+
+    With another `rule` the second is what that rule takes for the gradient.
+    """
     X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
-    validate.rule(rule)
+    rule_state = rules.checked_state(net, rule, rule_state)
     return _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
 
 

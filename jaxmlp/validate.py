@@ -7,6 +7,7 @@ Shapes and dtypes are checked always, under a trace too; values only where they 
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,12 +44,6 @@ def one_of(given: str, names: Sequence[str], argument: str) -> str:
     return named(given, {name: name for name in names}, str, argument)
 
 
-def rule(given: Any) -> None:
-    """A record of how error signals come down."""
-    if not (isinstance(given, tuple) and hasattr(given, "carry")):
-        raise ValueError(f"rule is {given!r}, expected a Rule such as jaxmlp.rules.backprop")
-
-
 def whole(given: Any, argument: str, least: int = 1) -> int:
     """`given` as an int of at least `least`."""
     try:
@@ -58,6 +53,18 @@ def whole(given: Any, argument: str, least: int = 1) -> int:
     if number < least or isinstance(given, bool):
         raise ValueError(f"{argument} is {given}, expected at least {least}")
     return number
+
+
+def number(given: Any, argument: str, above: float, at_most: float = math.inf) -> float:
+    """`given` as a float in (above, at_most]."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{argument} is {given!r}, expected a number") from None
+    if not above < value <= at_most:
+        limit = "" if at_most == math.inf else f" and at most {at_most:g}"
+        raise ValueError(f"{argument} is {given}, expected a number above {above:g}{limit}")
+    return value
 
 
 def sizes(given: Sequence[int]) -> tuple[int, ...]:

@@ -35,7 +35,8 @@ def test_second_derivative_equals_autodiff(f):
 
 @by_name
 def test_values_are_those_of_jax_nn(f):
-    reference = {"identity": lambda z: z, "tanh": jnp.tanh}.get(f.name) or getattr(jax.nn, f.name)
+    others = {"identity": lambda z: z, "tanh": jnp.tanh, "step": lambda z: jnp.where(z < 0, 0.0, 1.0), "sign": jnp.sign}
+    reference = others.get(f.name) or getattr(jax.nn, f.name)
     np.testing.assert_array_equal(f.f(points()), reference(points()))
 
 
@@ -55,16 +56,17 @@ def test_range_holds_every_value(f):
 
 
 @by_name
-def test_kinks_are_where_a_derivative_jumps(f):
-    # f' and f'' a hair left and right of 0, the only place where any of these jumps
+def test_kinks_are_where_f_or_a_derivative_jumps(f):
+    # f, f' and f'' a hair left and right of 0, the only place where any of these jumps
     left, right = jnp.asarray(-1e-9), jnp.asarray(1e-9)
-    jumps = any(abs(float(d(left) - d(right))) > 1e-6 for d in (f.df, f.d2f))
+    jumps = any(abs(float(d(left) - d(right))) > 1e-6 for d in (f.f, f.df, f.d2f))
     assert jumps == (0 in f.kinks)
 
 
 def test_conventions_at_the_kink():
     assert float(activations.relu.df(jnp.asarray(0.0))) == 0  # as jax.nn.relu has it
     assert float(activations.leaky_relu.df(jnp.asarray(0.0))) == 1
+    assert float(activations.step.f(jnp.asarray(0.0))) == 1  # the notes' perceptron says 1 where z >= 0
 
 
 def test_softmax_jacobian_is_that_of_the_notes():

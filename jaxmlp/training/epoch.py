@@ -50,9 +50,9 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
     optimizer = plan.transformation(state.hyper)
 
     def step(carry, drawn):
-        params, opt_state = carry
+        params, opt_state, rule_state = carry
         X, Y, weights, count = _gather(plan, data, drawn)
-        losses, y_hat, grads = gradient(plan, params, state.rule_state, X, Y, weights, drawn.key)
+        losses, y_hat, grads = gradient(plan, params, rule_state, X, Y, weights, drawn.key)
         if data.weights is not None and weights is not None and plan.readout is None:
             scale = weights.sum() / count  # to sum w g / count, from sum w g / sum w
             grads = jax.tree.map(lambda g: scale * g, grads)
@@ -60,20 +60,22 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
             grads, opt_state, params, value=mean(losses, weights), grad=grads,
             value_fn=lambda p: cost(plan.net, p, X, Y, weights=weights, preprocess=plan.preprocess),
         )  # fmt: skip
+        rule_state = plan.rule.learned(rule_state, params, grads, updates)  # pyright: ignore[reportArgumentType]
         weights = jnp.ones_like(losses) if weights is None else weights
         sums = {"weight": weights.sum(), "cost": weights @ losses}
         if plan.accuracy:
             sums["accuracy"] = weights @ (classes(y_hat) == classes(Y)).astype(losses.dtype)
-        return (optax.apply_updates(params, updates), opt_state), sums
+        return (optax.apply_updates(params, updates), opt_state, rule_state), sums
 
-    carry, draws = (state.params, state.opt_state), _draws(plan, data, key)
+    carry, draws = (state.params, state.opt_state, state.rule_state), _draws(plan, data, key)
     if plan.steps == 1:
         carry, sums = step(carry, jax.tree.map(lambda array: array[0], draws))
     else:
         carry, sums = jax.lax.scan(step, carry, draws)
-    params, opt_state = carry
+    params, opt_state, rule_state = carry
     total = sums.pop("weight").sum()
-    return state._replace(params=params, opt_state=opt_state), {k: s.sum() / total for k, s in sums.items()}
+    state = state._replace(params=params, opt_state=opt_state, rule_state=rule_state)
+    return state, {k: s.sum() / total for k, s in sums.items()}
 
 
 class Drawn(NamedTuple):

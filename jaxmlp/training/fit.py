@@ -75,6 +75,7 @@ def fit(
     weights: Float[Given, " m"] | None = None,
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
     readout: Readout | None = None,
     progress: bool = True,
 ) -> Result:
@@ -96,6 +97,8 @@ def fit(
     - `batch_size`: 1 is the per-example rule, m the full batch. By default m up to 2,000 examples, else 64.
     - `validation = (X, Y)` is scored after each epoch; `params` of the result are those with the best score
       (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
+    - `rule` is what carries error signals down; `rule_state`, drawn unless given, learns within each step if the rule's
+      does, and `result.state.rule_state` is the last.
     - `history` columns: `epoch` (or `step`), `cost` (the mean over the epoch's batches as they were met), `accuracy`
       where classes are predicted, `validation_cost`, `validation_accuracy`, `seconds` (the first with compilation).
 
@@ -103,7 +106,6 @@ def fit(
     """
     checked = _checked_data(net, params, data, weights, validation, preprocess)
     m = checked.X.shape[0]
-    validate.rule(rule)
     plan = Plan(
         net=net,
         optimizer=_checked_optimizer(optimizer, hyper),
@@ -111,7 +113,7 @@ def fit(
         steps=1,
         sampling=validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling"),  # pyright: ignore[reportArgumentType]
         preprocess=preprocess,
-        rule=rule,
+        rule=rules.checked(rule),
         readout=readout,
         accuracy=metrics.predicts_classes(net, checked.Y),
         best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
@@ -123,9 +125,11 @@ def fit(
         raise ValueError("best_by is 'accuracy', but the network predicts no classes: expected 'cost'")
     dtype = params[0].W.dtype
     hyper = {name: _traced(name, value, dtype) for name, value in (hyper or {}).items()}
+    if rule_state is not None:
+        rule_state = rules.checked_state(net, rule, rule_state)
     state = _compiled_start(
         plan, params, checked, validate.key(key), hyper,
-        -1 if patience is None else validate.whole(patience, "patience"),
+        -1 if patience is None else validate.whole(patience, "patience"), rule_state,
     )  # fmt: skip
     return _run(plan, state, checked, rounds, progress)
 

@@ -88,9 +88,11 @@ def start(
     key: PRNGKeyArray,
     hyper: dict[str, Any] | None = None,
     patience: int | Int[Array, ""] = -1,
+    rule_state: tuple[Any, ...] | None = None,
 ) -> TrainState:
-    """The state before the first epoch."""
-    params = jax.tree.map(lambda array: jnp.array(array, copy=True), params)  # the caller's are never donated
+    """The state before the first epoch; `rule_state`, unless given, is drawn."""
+    # Copied: the caller's arrays are never donated.
+    params, rule_state = jax.tree.map(lambda array: jnp.array(array, copy=True), (params, rule_state))
     hyper = {} if hyper is None else hyper
     key, rule_key = jax.random.split(key)
     every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
@@ -98,11 +100,13 @@ def start(
     # A start that is all but perfect already is no scale for a cost; weights of 0 give the scale of the data.
     # (0 * W, not zeros: XLA 0.10.2 on a CPU now and then gives NaN for a network of constants.)
     first_cost = jnp.maximum(at(params), at(jax.tree.map(lambda array: 0 * array, params)))
+    if rule_state is None:
+        rule_state = plan.rule.start(plan.net, rule_key, params[0].W.dtype)
     best = Best(jax.tree.map(jnp.copy, params), jnp.full((), jnp.inf, first_cost.dtype), jnp.zeros((), jnp.int32))
     return TrainState(
         params=params,
         opt_state=plan.transformation(hyper).init(params),
-        rule_state=plan.rule.start(plan.net, rule_key),
+        rule_state=rule_state,
         key=key,
         epoch=jnp.zeros((), jnp.int32),
         hyper=hyper,
