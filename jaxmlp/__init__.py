@@ -5,6 +5,7 @@ from jaxmlp import metrics as metrics
 from jaxmlp import plotting as plotting
 from jaxmlp import rules as rules
 from jaxmlp.activations import Activation as Activation
+from jaxmlp.alignment import alignment as alignment
 from jaxmlp.backward import backprop as backprop
 from jaxmlp.backward import backward as backward
 from jaxmlp.backward import output_delta as output_delta
@@ -27,6 +28,7 @@ from jaxmlp.forward import forward as forward
 from jaxmlp.forward import output_loss as output_loss
 from jaxmlp.forward import predict as predict
 from jaxmlp.forward import tail_loss as tail_loss
+from jaxmlp.function import as_function as as_function
 from jaxmlp.losses import Loss as Loss
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer

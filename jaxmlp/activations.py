@@ -1,8 +1,9 @@
 """Activation functions `a = f(z)` and, written by hand, their first and second derivatives.
 
-They are those of `jax.nn`, by its names and with its defaults, and `step` and `sign`, whose derivative is 0 (what trains
-them is a rule: `rules.surrogate`). `z` is a pre-activation of any shape; all but softmax act entry by entry. Sources: notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al.
-2013, ELU from Clevert et al. 2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
+They are those of `jax.nn`, by its names and with its defaults, and step and sign, whose derivative is 0: what trains
+them is a rule, `rules.surrogate`. `z` is a pre-activation of any shape; all but softmax act entry by entry. Sources:
+notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al. 2013, ELU from Clevert et al.
+2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
 """
 
 import math

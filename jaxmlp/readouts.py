@@ -85,7 +85,7 @@ def private_gradient(
     Source: Abadi et al. 2016, Algorithm 1.
     """
     scale = _clip_factors(trace, max_norm) if weights is None else weights[:, None] * _clip_factors(trace, max_norm)
-    total = _sum_of_products(tuple(scale * delta for delta in trace.deltas), trace.inputs)
+    total = sum_of_products(tuple(scale * delta for delta in trace.deltas), trace.inputs)
     leaves, structure = jax.tree.flatten(total)
     deviation = noise_multiplier * max_norm
     noisy = [
@@ -206,12 +206,12 @@ def _mean_of_products(
     """`sum_m w delta a^T / sum_m w` and `sum_m w delta / sum_m w`, layer by layer."""
     if weights is None:
         # Divided last, 1/m becomes part of whatever scales the gradient next, such as the learning rate.
-        return jax.tree.map(lambda total: total / deltas[0].shape[0], _sum_of_products(deltas, inputs))
+        return jax.tree.map(lambda total: total / deltas[0].shape[0], sum_of_products(deltas, inputs))
     share = _share(weights)
-    return _sum_of_products(tuple(share * delta for delta in deltas), inputs)
+    return sum_of_products(tuple(share * delta for delta in deltas), inputs)
 
 
-def _sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...]) -> Params:
+def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...]) -> Params:
     """`sum_m delta a^T` and `sum_m delta`, layer by layer."""
     return tuple(
         Layer(W=jnp.einsum("mo,mi->oi", delta, a), b=delta.sum(0)) for delta, a in zip(deltas, inputs, strict=True)

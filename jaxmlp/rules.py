@@ -209,7 +209,7 @@ def clipped(max_norm: float, rule: Rule = backprop) -> Rule:
 
 @_same_for_equal_options
 def normalised(rule: Rule = backprop) -> Rule:
-    """`delta^l ||delta^K|| / ||delta^l||` at each hidden layer, for each example: none vanishes or explodes; 0 stays 0."""
+    """`delta^l ||delta^K|| / ||delta^l||` at each hidden layer, for each example, so that none vanishes; 0 stays 0."""
 
     def pull(down: Down, error: Array) -> Array:
         delta = rule.pull(down, error)

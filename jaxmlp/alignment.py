@@ -1,0 +1,51 @@
+"""How far a rule's gradient points from another: the angle between two traces' mean gradients, layer by layer."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmlp.network import Layer, Params
+from jaxmlp.readouts import Trace, mean_gradient
+
+
+def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None = None) -> Float[Array, " layers"]:
+    """The angle at each layer between the mean gradients `(W, b)` of two traces of one batch, in degrees, 0 to 180.
+
+    0 between equal ones, two zeros included; NaN between a zero and one that is not. Source: Lillicrap et
+    al. 2016, figure 2, which takes it between error signals.
+    """
+    return angles(mean_gradient(trace, weights), mean_gradient(reference, weights))
+
+
+@jax.jit
+def angles(gradient: Params, reference: Params) -> Float[Array, " layers"]:
+    """The angle between two gradients at each layer, in degrees."""
+    return jnp.stack([angle(_flat(g), _flat(r)) for g, r in zip(gradient, reference, strict=True)])
+
+
+@jax.jit
+def norm_ratios(gradient: Params, reference: Params) -> Float[Array, " layers"]:
+    """`||g|| / ||r||` at each layer."""
+    norm = lambda layer: jnp.linalg.norm(_flat(layer))
+    return jnp.stack([norm(g) / norm(r) for g, r in zip(gradient, reference, strict=True)])
+
+
+def angle(u: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, ""]:
+    """`2 atan2(||u/|u| - v/|v|||, ||u/|u| + v/|v|||)` in degrees: near 0, where an arccos loses half its digits, too.
+
+    Source: Kahan 2006, "How futile are mindless assessments of roundoff", section 12.
+    """
+    both_zero = jnp.all(u == 0) & jnp.all(v == 0)
+    u, v = _unit(u), _unit(v)
+    apart = 2 * jnp.arctan2(jnp.linalg.norm(u - v), jnp.linalg.norm(u + v))
+    return jnp.where(both_zero, 0, jnp.degrees(apart))
+
+
+def _unit(u: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`u / ||u||`, without under- or overflow of the squares; NaN for 0."""
+    u = u / jnp.max(jnp.abs(u))
+    return u / jnp.linalg.norm(u)
+
+
+def _flat(layer: Layer) -> Float[Array, " n"]:
+    return jnp.concatenate([layer.W.ravel(), layer.b])
