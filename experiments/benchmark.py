@@ -19,6 +19,7 @@ import optax
 
 import jaxmlp as jm
 from experiments import _readout_benchmark as readouts
+from experiments import _rule_benchmark as by_rule
 from experiments import datasets
 from experiments.output import Output
 from jaxmlp import plotting, training
@@ -104,6 +105,9 @@ def _readouts(networks, pictures, rounds: int, out: Output) -> dict[str, float]:
         out.table(f"readouts at {name}, batch 512, beside the mean gradient (forward, backward and product)", rows)
         out.table(f"the mean gradient and a quantity at {name}, batch 512, ours against the peers",
                   readouts.against_torch(net, params, X, Y, rounds))  # fmt: skip
+        rows, ratios = by_rule.table(net, params, X, Y, rounds, repeats=1 if sizes[1] > 100 else 10)
+        costs |= {f"{name}, {rule}": ratio for rule, ratio in ratios.items()}
+        out.table(f"other rules and as_function at {name}, batch 512, beside backpropagation", rows)
         out.table(f"{name}, batch 512, against vmap(grad)", readouts.against_formed(net, params, X, Y))
     return costs
 

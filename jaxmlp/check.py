@@ -7,7 +7,7 @@ Source: notes 002, "Numerical Approximation of Gradients". The error of an array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from jaxmlp import readouts, validate
+from jaxmlp import readouts, rules, validate
+from jaxmlp.alignment import angles, norm_ratios
 from jaxmlp.backward import backprop, output_delta, value_and_grad
 from jaxmlp.backward import backward as recursion
 from jaxmlp.disagreement import looks_like
@@ -54,12 +55,22 @@ class Row:
         return f"{self.array}^{self.layer}"
 
 
+class Distance(NamedTuple):
+    """How far a rule is from the gradient at one layer, W and b together; no difference here is a failure."""
+
+    layer: int
+    angle: float  # between them, in degrees
+    norm_ratio: float  # the rule's norm over the gradient's
+
+
 @dataclass(frozen=True)
 class Report:
     """What `check_gradients` found; printed, it is a table."""
 
     rows: tuple[Row, ...]
     looks_like: tuple[str, ...] = ()  # for a disagreement: what kind of mistake would give it
+    rule: str = "backprop"
+    distances: tuple[Distance, ...] = ()  # of another rule than backprop, by layer
 
     @property
     def passed(self) -> bool:
@@ -85,6 +96,10 @@ class Report:
                 some = ", ".join(str(list(entry)) for entry in row.straddling[:4])
                 more = f" and {len(row.straddling) - 4} more" if len(row.straddling) > 4 else ""
                 lines.append(f"left out of {row.name}: a step crosses a kink at {some}{more}")
+        for layer, angle, ratio in self.distances:
+            lines.append(
+                f"rule {self.rule}, layer {layer}: {angle:.2f} degrees from the gradient, {ratio:.3g} times it"
+            )
         lines += [f"looks like: {sentence}" for sentence in self.looks_like]
         lines.append("passed" if self.passed else f"FAILED, worst at {self.worst.name}{list(self.worst.entry)}")
         return "\n".join(lines)
@@ -103,6 +118,8 @@ def check_gradients(
     masks: Masks | None = None,
     preprocess: Preprocess | None = None,
     backward: GradientFunction | None = None,
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
     step: float = STEP,
     entries: int = 50,
 ) -> Report:
@@ -112,9 +129,11 @@ def check_gradients(
     random. Without `backward` the error signals are compared too, `delta^l` with `jax.grad(tail_loss)`. With it, that
     function of `(net, params, X, Y)` is judged instead of jaxmlp's: it returns the gradient of the mean loss,
     with the structure of `params`. It is called twice, the second time in float64, and should compute in the dtype it
-    is given. A report that failed says what the disagreement looks like.
+    is given. With `rule`, the report says too how far that rule's gradient is from backpropagation's, by layer, and
+    an intended difference is no failure. A report that failed says what the disagreement looks like.
     """
     X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
+    rule_state = rules.checked_state(net, rule, rule_state)
     dtype = str(params[0].W.dtype)
     if dtype not in AUTODIFF_TOLERANCE:
         raise ValueError(f"params have dtype {dtype}, expected float32 or float64")
@@ -134,7 +153,16 @@ def check_gradients(
             rows += _delta_rows(net, params, *problem, delta_rounding, tolerance)
         wrong = () if all(row.passed for row in rows) else looks_like(net, params, *problem, grads, expected)
         rows += _difference_rows(net, params, *problem, backward, step, entries)
-    return Report(tuple(rows), wrong)
+        distances = () if rule is rules.backprop else _distances(net, params, *problem, rule, rule_state)
+    return Report(tuple(rows), wrong, rule.name, distances)
+
+
+def _distances(net, params, X, Y, weights, masks, rule, rule_state) -> tuple[Distance, ...]:
+    options = {"weights": weights, "masks": masks}
+    gradient = value_and_grad(net, params, X, Y, **options)[1]
+    by_rule = value_and_grad(net, params, X, Y, rule=rule, rule_state=rule_state, **options)[1]
+    apart = zip(angles(by_rule, gradient), norm_ratios(by_rule, gradient), strict=True)
+    return tuple(Distance(layer, float(a), float(r)) for layer, (a, r) in enumerate(apart, start=1))
 
 
 def _judged(net, params, X, Y, weights, masks, backward: GradientFunction | None) -> Params:

@@ -93,3 +93,30 @@ def gauss_newton(predict, loss_hessian, params, X, Y, weights):
         J = as_rows(jacobian(params, x), lead=1)
         total = total + w * J.T @ np.asarray(loss_hessian(predict(params, x), y)) @ J
     return total / np.sum(weights)
+
+
+def deltas_by_rule(rule, weights, df, delta_out, feedback=None, max_norm=None):
+    """One example's `delta^1 .. delta^(K-1)` by a named rule; `df[l]` are f' and `feedback[l]` the B of layer l."""
+    delta, below = np.asarray(delta_out), []
+    start = delta
+    for l in reversed(range(len(df))):
+        W, B = np.asarray(weights[l + 1]), None if feedback is None else np.asarray(feedback[l])
+        if rule == "feedback_alignment":
+            error = B.T @ delta
+        elif rule == "direct_feedback_alignment":
+            error = B.T @ start
+        elif rule == "sign_symmetric":
+            error = np.sign(W).T @ delta
+        elif rule == "sign_symmetric_magnitudes":
+            error = (np.sign(W) * np.abs(B)).T @ delta
+        elif rule == "dropped":
+            error = B * (W.T @ delta)
+        else:
+            error = W.T @ delta
+        delta = df[l] * error
+        if rule == "clipped":
+            delta = delta * min(1, max_norm / np.linalg.norm(delta))
+        if rule == "normalised":
+            delta = delta * np.linalg.norm(start) / np.linalg.norm(delta)
+        below.insert(0, delta)
+    return below

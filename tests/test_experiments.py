@@ -12,7 +12,19 @@ import pytest
 
 import jaxmlp as jm
 from experiments import __main__ as command
-from experiments import benchmark, curvature, datasets, gradcheck, mnist, per_example, private, xor
+from experiments import (
+    alignment,
+    benchmark,
+    curvature,
+    datasets,
+    embed,
+    gradcheck,
+    mnist,
+    per_example,
+    private,
+    surrogate,
+    xor,
+)
 from experiments.output import Output
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +114,26 @@ def test_descent_diverges_at_two_over_the_largest_eigenvalue(out):
     settings = curvature.Settings(quick=True)
     shown = curvature.run(settings, out("curvature", settings))
     assert shown["threshold"] == pytest.approx(1, abs=0.05)
+
+
+def test_random_feedback_learns_and_aligns(out):
+    settings = alignment.Settings(quick=True)
+    shown = alignment.run(settings, out("alignment", settings))
+    assert shown["backpropagation, angle"] < 1e-3
+    for name in ("feedback alignment", "direct feedback alignment"):
+        assert shown[f"{name}, accuracy"] >= 0.9 and shown[f"{name}, angle"] < 80
+
+
+def test_step_functions_learn_by_a_surrogate(out):
+    settings = surrogate.Settings(quick=True)
+    shown = surrogate.run(settings, out("surrogate", settings))
+    assert shown["step, triangle"] >= 0.9 > shown["step, backpropagation"] + 0.05
+
+
+def test_the_head_of_a_convolutional_network(out):
+    settings = embed.Settings(quick=True)
+    shown = embed.run(settings, out("embed", settings))
+    assert shown["difference"] <= 1e-12 and shown["accuracy"] >= 0.85
 
 
 def run_command(*arguments, **environment):

@@ -1,0 +1,177 @@
+"""Every named rule against a few lines of NumPy; state, learning, alignment, and what a rule may not be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from problems import TABLE, Problem, tree_error
+
+import jaxmlp as jm
+from jaxmlp import activations, rules
+
+PROBLEM = Problem((4, 5, 6, 3, 2), ("tanh", "silu", "sigmoid"), "softmax", "cross_entropy", 5)
+
+
+@pytest.fixture(autouse=True)
+def double(x64):
+    pass
+
+
+RULES = {
+    "backprop": rules.backprop,
+    "feedback_alignment": rules.feedback_alignment(),
+    "direct_feedback_alignment": rules.direct_feedback_alignment(),
+    "sign_symmetric": rules.sign_symmetric(),
+    "sign_symmetric_magnitudes": rules.sign_symmetric("he"),
+    "clipped": rules.clipped(0.05),
+    "normalised": rules.normalised(),
+    "dropped": rules.dropped(0.5),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_rule_is_its_few_lines_of_numpy(name):
+    rule, net = RULES[name], PROBLEM.net
+    params, X, Y, *_ = PROBLEM.make()
+    state = rule.start(net, jax.random.key(5))
+    trace = jm.backprop(net, params, X, Y, rule=rule, rule_state=state)
+    feedback = None if rule.init is None else [s.mask if name == "dropped" else s for s in state]
+    for i in range(PROBLEM.m):
+        df = [np.asarray(f.df(z[i])) for f, z in zip(net.hidden, trace.pre_activations, strict=False)]
+        expected = oracles.deltas_by_rule(
+            name, [layer.W for layer in params], df, trace.deltas[-1][i], feedback, max_norm=0.05
+        )
+        for got, want in zip(trace.deltas, expected, strict=False):
+            np.testing.assert_allclose(got[i], want, rtol=1e-12, atol=1e-16)
+
+
+def test_backprops_angle_is_0_and_only_the_output_layer_of_another_rule_agrees():
+    params, X, Y, *_ = PROBLEM.make()
+    true = jm.backprop(PROBLEM.net, params, X, Y)
+    assert float(jm.alignment(true, true).max()) <= 1e-12
+    rule = rules.feedback_alignment()
+    other = jm.backprop(PROBLEM.net, params, X, Y, rule=rule, rule_state=rule.start(PROBLEM.net, jax.random.key(0)))
+    angles = np.asarray(jm.alignment(other, true))
+    assert angles[3] <= 1e-12 and (angles[:3] > 1).all()
+
+
+def test_angles_are_accurate_near_0_and_at_180():
+    from jaxmlp.alignment import angle
+
+    u = jnp.asarray([1.0, 0.0])
+    for degrees in (1e-10, 1e-3, 45, 90, 179.999, 180):
+        v = 3 * jnp.asarray([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+        assert float(angle(u, v)) == pytest.approx(degrees, rel=1e-9)
+    assert float(angle(0 * u, 0 * u)) == 0 and np.isnan(float(angle(u, 0 * u)))
+
+
+def test_with_one_hidden_layer_direct_feedback_alignment_is_feedback_alignment():
+    problem = TABLE[2]
+    params, X, Y, *_ = problem.make()
+    B = (jax.random.normal(jax.random.key(0), (2, 3)),)
+    one, two = (
+        jm.value_and_grad(problem.net, params, X, Y, rule=rule, rule_state=B)
+        for rule in (rules.feedback_alignment(), rules.direct_feedback_alignment())
+    )
+    assert tree_error(one, two) == 0
+
+
+def test_surrogates_stand_in_for_the_derivative_of_steps_alone():
+    net = jm.MLP((3, 4, 4, 2), hidden=(activations.step, "tanh"), output="softmax", loss="cross_entropy")
+    params = jm.init(net, jax.random.key(0), biases="small_normal")
+    X, Y = jax.random.normal(jax.random.key(1), (5, 3)), jnp.arange(5) % 2
+    true = jm.backprop(net, params, X, Y)
+    assert not true.deltas[0].any()  # the step's own derivative is 0
+    trace = jm.backprop(net, params, X, Y, rule=rules.surrogate("triangle"))
+    np.testing.assert_array_equal(trace.deltas[1], true.deltas[1])
+    expected = np.maximum(0, 1 - np.abs(trace.pre_activations[0])) * (trace.deltas[1] @ params[1].W)
+    np.testing.assert_allclose(trace.deltas[0], expected, rtol=1e-12)
+    assert set(np.unique(jm.forward(net, params, X[0])[1].inputs[1])) <= {0, 1}
+
+
+def test_dropped_errors_are_right_in_the_mean():
+    params, X, Y, *_ = TABLE[2].make()
+    rule = rules.dropped(0.3)
+    states = jax.vmap(lambda k: rule.start(TABLE[2].net, k))(jax.random.split(jax.random.key(0), 4000))
+    of = lambda s: jm.value_and_grad(TABLE[2].net, params, X, Y, rule=rule, rule_state=s)[1]
+    mean = jax.tree.map(lambda g: g.mean(0), jax.vmap(of)(states))
+    assert tree_error(mean, jm.value_and_grad(TABLE[2].net, params, X, Y)[1]) < 0.1
+
+
+def test_rules_compose():
+    params, X, Y, *_ = PROBLEM.make()
+    rule = rules.clipped(0.01, rules.dropped(0.8, rules.feedback_alignment()))
+    state = rule.start(PROBLEM.net, jax.random.key(0))
+    trace = jm.backprop(PROBLEM.net, params, X, Y, rule=rule, rule_state=state)
+    for delta in trace.deltas[:-1]:
+        assert float(jnp.linalg.norm(delta, axis=1).max()) <= 0.01 * (1 + 1e-12)
+
+
+def test_kolen_pollacks_feedback_learns_as_the_weights_do():
+    """`W - B` shrinks by `1 - decay` a step; the oracle makes the two updates side by side."""
+    decay, rate = 0.1, 0.2
+    net = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
+    params = jm.init(net, jax.random.key(0))
+    X, Y = jax.random.normal(jax.random.key(1), (8, 3)), jnp.arange(8) % 2
+    rule = rules.kolen_pollack(decay)
+    B = rule.start(net, jax.random.key(2))
+    optimizer = optax.chain(optax.sgd(rate), optax.add_decayed_weights(-decay))
+    result = jm.fit(net, params, (X, Y), optimizer=optimizer, epochs=7, batch_size=8, key=jax.random.key(3), rule=rule,
+                    rule_state=B, progress=False)  # fmt: skip
+    W, feedback = params, B
+    for _ in range(7):
+        g = jm.value_and_grad(net, W, X, Y, rule=rules.feedback_alignment(), rule_state=feedback)[1]
+        feedback = (feedback[0] - rate * g[1].W - decay * feedback[0],)
+        W = jax.tree.map(lambda w, g: w - rate * g - decay * w, W, g)
+    assert tree_error(result.params, W) <= 1e-12
+    assert tree_error(result.state.rule_state, feedback) <= 1e-12
+    gap = lambda params, B: float(jnp.linalg.norm(params[1].W - B[0]))
+    after = gap(result.params, result.state.rule_state)
+    assert after == pytest.approx((1 - decay) ** 7 * gap(params, B), rel=1e-10)
+
+
+def test_fit_draws_a_rules_state_and_dropped_masks_change_every_step():
+    net = jm.MLP((3, 50, 2), hidden="tanh", output="softmax", loss="cross_entropy")
+    params = jm.init(net, jax.random.key(0))
+    X, Y = jax.random.normal(jax.random.key(1), (8, 3)), jnp.arange(8) % 2
+    run = lambda epochs: jm.fit(net, params, (X, Y), optimizer=optax.sgd(0.1), epochs=epochs, batch_size=8,
+                                key=jax.random.key(3), rule=rules.dropped(0.5), progress=False)  # fmt: skip
+    masks = [np.asarray(run(epochs).state.rule_state[0].mask) for epochs in (1, 2)]
+    assert set(np.unique(masks)) == {0, 2} and (masks[0] != masks[1]).any()
+
+
+def test_a_rule_with_equal_options_is_the_same_object():
+    assert rules.clipped(1.0) is rules.clipped(max_norm=1.0)
+    assert rules.feedback_alignment() is rules.feedback_alignment("he")
+    assert rules.clipped(1.0) is not rules.clipped(2.0)
+
+
+def test_the_checker_says_how_far_a_rule_is_without_failing_it():
+    params, X, Y, *_ = PROBLEM.make()
+    report = jm.check_gradients(PROBLEM.net, params, X, Y, rule=rules.sign_symmetric())
+    assert report.passed
+    assert [d.layer for d in report.distances] == [1, 2, 3, 4]
+    assert report.distances[3][1:] == pytest.approx((0, 1), abs=1e-9) and report.distances[0].angle > 0
+    assert "rule sign_symmetric, layer 1: " in str(report) and "degrees from the gradient" in str(report)
+    assert not jm.check_gradients(PROBLEM.net, params, X, Y).distances
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda *p: jm.backprop(*p, rule="sign"), r"rule is 'sign', expected a Rule such as rules.backprop"),
+        (lambda *p: jm.backprop(*p, rule=rules.clipped), r"made by a call, such as rules.clipped\(1.0\)"),
+        (lambda *p: jm.value_and_grad(*p, rule=rules.feedback_alignment()), r"rule_state is None, but rule 'fe"),
+        (lambda *p: jm.backprop(*p, rule=rules.feedback_alignment(), rule_state=(jnp.ones(3),)), r"rule_state has sh"),
+        (lambda *p: rules.clipped(0.0), r"max_norm is 0"),
+        (lambda *p: rules.dropped(1.5), r"keep is 1.5"),
+        (lambda *p: rules.surrogate("triangel"), r"derivative is 'triangel', .*did you mean 'triangle'\?"),
+        (lambda *p: rules.clipped([1.0]), r"clipped got .*expected numbers, names and rules"),
+    ],
+)
+def test_what_is_no_rule_is_refused(call, message):
+    params, X, Y, *_ = PROBLEM.make()
+    with pytest.raises(ValueError, match=message):
+        call(PROBLEM.net, params, X, Y)
