@@ -3,8 +3,8 @@
 A network 784-256-256-10 is trained by each rule from the same weights; after each epoch the angle between the rule's
 mean gradient and backpropagation's is taken at each layer, on the same 1,000 examples. Expect feedback alignment
 and direct feedback alignment to reach at least 96.5%, and their angle at the first hidden layer to fall from about 90
-degrees (random) to below 80: the weights learn to agree with the feedback (Lillicrap et al. 2016, Nokland 2016). Backpropagation's
-angle is 0. Kolen and Pollack's feedback ends near backpropagation.
+degrees (random) to below 80: the weights learn to agree with the feedback (Lillicrap et al. 2016, Nokland 2016).
+Backpropagation's angle is 0. Kolen and Pollack's feedback ends near backpropagation.
 """
 
 import time

@@ -1,21 +1,22 @@
 """A network of step functions trained by a surrogate derivative, against the same network of ReLUs.
 
 A step's derivative is 0, so backpropagation moves only the last layer. A surrogate takes its place in the backward
-pass alone (Neftci et al. 2019). Expect at least 96.5% of MNIST's test set by each surrogate, about what ReLU reaches, and
-below 85% by backpropagation, whose hidden layers stay where they were drawn.
+pass alone (Neftci et al. 2019). Expect at least 96.5% of MNIST's test set by each surrogate, about what ReLU
+reaches, and below 85% by backpropagation, whose hidden layers stay where they were drawn.
 """
 
 import time
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxmlp as jm
 from experiments import datasets
 from experiments.output import Output
-from jaxmlp import plotting, rules
+from jaxmlp import activations, plotting, rules
 from jaxmlp.data import scale_pixels
 
 
@@ -57,9 +58,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.picture("curves", plotting.curves(histories))
     z = np.linspace(-2, 2, 401).astype(np.float32)
     figure, ax = plotting.figure(size=(5, 3.4))
-    ax.plot(z, np.asarray(jm.activations.step.f(z)), color="black", label="step")
+    ax.plot(z, np.asarray(activations.step.f(jnp.asarray(z))), color="black", label="step")
     for (name, g), colour in zip(rules.SURROGATES.items(), plotting.PALETTE, strict=False):
-        ax.plot(z, np.asarray(g(jax.numpy.asarray(z))), color=colour, label=f"surrogate: {name}")
+        ax.plot(z, np.asarray(g(jnp.asarray(z))), color=colour, label=f"surrogate: {name}")
     ax.set(xlabel="pre-activation $z$", ylabel="value")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")

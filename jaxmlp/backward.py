@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from jaxmlp import readouts, rules, validate
@@ -79,13 +80,34 @@ def backprop(
 
 
 @partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
-def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state):
-    def example(x, y, masks):
+def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share=None):
+    """`share`, each example's or one for all, scales the start and with it all that is linear in it."""
+
+    def example(x, y, masks, share):
         y_hat, tape = forward(net, params, network_input(params, x, preprocess), masks)
-        deltas = backward(net, params, tape, output_delta(net, tape, y), rule, rule_state)
+        delta_out = output_delta(net, tape, y)
+        delta_out = delta_out if share is None else share * delta_out
+        deltas = backward(net, params, tape, delta_out, rule, rule_state)
         return Trace(tape.inputs, tape.pre_activations, deltas, y_hat, output_loss(net, tape, y))
 
-    return jax.vmap(example)(X, Y, masks)
+    each = 0 if share is not None and jnp.ndim(share) else None
+    return jax.vmap(example, in_axes=(0, 0, 0, each))(X, Y, masks, share)
+
+
+def gradient_pass(
+    net, params, X, Y, weights, masks, preprocess, rule, rule_state
+) -> tuple[Float[Array, " m"], Float[Array, "m k"], Params]:
+    """The losses and outputs of a batch, and its mean gradient, `sum_m w g / sum_m w`.
+
+    A linear rule's recursion is linear in its start, so the mean is taken there, where it costs nothing.
+    """
+    if not rule.linear:
+        trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
+        weights = jnp.ones_like(trace.losses) if weights is None else weights  # scales delta, not the larger gradient
+        return trace.losses, trace.output, readouts.mean_gradient(trace, weights)
+    share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
+    trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share)
+    return trace.losses, trace.output, readouts.sum_of_products(trace.deltas, trace.inputs)
 
 
 def value_and_grad(
@@ -111,5 +133,5 @@ def value_and_grad(
 
 @partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
 def _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state):
-    trace = backprop(net, params, X, Y, masks=masks, preprocess=preprocess, rule=rule, rule_state=rule_state)
-    return mean(trace.losses, weights), readouts.mean_gradient(trace, weights)
+    losses, _, grads = gradient_pass(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
+    return mean(losses, weights), grads

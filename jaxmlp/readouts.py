@@ -98,6 +98,7 @@ def private_gradient(
 
 def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """The mean of the examples' squared gradients, entry by entry: `(delta^2)^T (a^2) / m`. Dangel et al. 2020."""
+    weights = jnp.ones_like(trace.losses) if weights is None else weights  # scales delta^2, not the larger product
     return _mean_of_products(_squares(trace.deltas), _squares(trace.inputs), weights)
 
 
@@ -148,7 +149,7 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
     if weights is None:
         share, scale = None, 1 / trace.losses.shape[0]
     else:
-        share, scale = _share(weights), 1.0
+        share, scale = shares(weights)[:, None], 1.0
 
     def second(x: Array) -> Array:
         return scale * _symmetric(x if share is None else share * x, x)
@@ -194,10 +195,10 @@ def _clip_factors(trace: Trace, max_norm: float | Float[Array, ""]) -> Float[Arr
     return (max_norm / jnp.maximum(norms, max_norm))[:, None]
 
 
-def _share(weights: Float[Array, " m"]) -> Float[Array, "m 1"]:
+def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:
     """Each example's part of a mean, `w / sum_m w`; 0 for a batch that is all padding."""
     total = weights.sum()
-    return (weights / jnp.where(total == 0, 1, total))[:, None]
+    return weights / jnp.where(total == 0, 1, total)
 
 
 def _mean_of_products(
@@ -207,12 +208,16 @@ def _mean_of_products(
     if weights is None:
         # Divided last, 1/m becomes part of whatever scales the gradient next, such as the learning rate.
         return jax.tree.map(lambda total: total / deltas[0].shape[0], sum_of_products(deltas, inputs))
-    share = _share(weights)
+    share = shares(weights)[:, None]
     return sum_of_products(tuple(share * delta for delta in deltas), inputs)
 
 
 def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...]) -> Params:
-    """`sum_m delta a^T` and `sum_m delta`, layer by layer."""
+    """`sum_m delta a^T` and `sum_m delta`, layer by layer.
+
+    The bias is a weight on a constant 1, so its sum is a product with ones: XLA's sum over rows is slower on a CPU.
+    """
+    ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
     return tuple(
-        Layer(W=jnp.einsum("mo,mi->oi", delta, a), b=delta.sum(0)) for delta, a in zip(deltas, inputs, strict=True)
+        Layer(W=jnp.einsum("mo,mi->oi", delta, a), b=ones @ delta) for delta, a in zip(deltas, inputs, strict=True)
     )

@@ -57,6 +57,7 @@ class Rule(NamedTuple):
     init: Callable[[MLP, PRNGKeyArray], tuple[Any, ...]] | None = None
     pull: Callable[[Down, Array], Array] = through_activation
     learn: Callable[[Step], Any] | None = None
+    linear: bool = False  # whether deltas are linear in delta^K, which lets a mean be taken before the recursion
 
     def start(self, net: MLP, key: PRNGKeyArray, dtype: Any = None) -> tuple[Any, ...]:
         """The state before the first step, its floating-point arrays of `dtype` (JAX's default float)."""
@@ -128,7 +129,7 @@ def _same_for_equal_options(factory: Factory) -> Factory:
 
 
 # The error at a^l is the sum over the units above it, sum_o delta_o W_oi: notes 000, "Backpropagation in this network".
-backprop = Rule("backprop", carry=lambda down: down.W.T @ down.delta)
+backprop = Rule("backprop", carry=lambda down: down.W.T @ down.delta, linear=True)
 
 
 @_same_for_equal_options
@@ -138,7 +139,8 @@ def feedback_alignment(weights: str | Initializer = "he") -> Rule:
     W learns to agree with B. Source: Lillicrap et al. 2016, "Random synaptic feedback weights support error
     backpropagation for deep learning".
     """
-    return Rule("feedback_alignment", lambda down: down.state.T @ down.delta, _matrices(weights, direct=False))
+    carry = lambda down: down.state.T @ down.delta
+    return Rule("feedback_alignment", carry, _matrices(weights, direct=False), linear=True)
 
 
 @_same_for_equal_options
@@ -147,9 +149,8 @@ def direct_feedback_alignment(weights: str | Initializer = "he") -> Rule:
 
     Source: Nokland 2016, "Direct feedback alignment provides learning in deep neural networks".
     """
-    return Rule(
-        "direct_feedback_alignment", lambda down: down.state.T @ down.delta_out, _matrices(weights, direct=True)
-    )
+    carry = lambda down: down.state.T @ down.delta_out
+    return Rule("direct_feedback_alignment", carry, _matrices(weights, direct=True), linear=True)
 
 
 @_same_for_equal_options
@@ -160,9 +161,9 @@ def sign_symmetric(magnitudes: str | Initializer | None = None) -> Rule:
     weight symmetry in backpropagation?", its uniform and its fixed random magnitude sign-concordant feedbacks.
     """
     if magnitudes is None:
-        return Rule("sign_symmetric", carry=lambda down: jnp.sign(down.W).T @ down.delta)
+        return Rule("sign_symmetric", carry=lambda down: jnp.sign(down.W).T @ down.delta, linear=True)
     carry = lambda down: (jnp.sign(down.W) * jnp.abs(down.state)).T @ down.delta
-    return Rule("sign_symmetric_magnitudes", carry, _matrices(magnitudes, direct=False))
+    return Rule("sign_symmetric_magnitudes", carry, _matrices(magnitudes, direct=False), linear=True)
 
 
 @_same_for_equal_options
@@ -204,7 +205,7 @@ def clipped(max_norm: float, rule: Rule = backprop) -> Rule:
         delta = rule.pull(down, error)
         return delta * (max_norm / jnp.maximum(jnp.linalg.norm(delta), max_norm))
 
-    return rule._replace(name=f"clipped({max_norm:g}, {rule.name})", pull=pull)
+    return rule._replace(name=f"clipped({max_norm:g}, {rule.name})", pull=pull, linear=False)
 
 
 @_same_for_equal_options
@@ -216,7 +217,7 @@ def normalised(rule: Rule = backprop) -> Rule:
         norm = jnp.linalg.norm(delta)
         return delta * (jnp.linalg.norm(down.delta_out) / jnp.where(norm == 0, 1, norm))
 
-    return rule._replace(name=f"normalised({rule.name})", pull=pull)
+    return rule._replace(name=f"normalised({rule.name})", pull=pull, linear=False)
 
 
 SURROGATES: dict[str, Elementwise] = {
@@ -280,4 +281,5 @@ def dropped(keep: float, rule: Rule = backprop) -> Rule:
         init=init,
         pull=lambda down, error: rule.pull(inside(down), error),
         learn=learn,
+        linear=rule.linear,
     )

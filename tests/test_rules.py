@@ -100,6 +100,21 @@ def test_dropped_errors_are_right_in_the_mean():
     assert tree_error(mean, jm.value_and_grad(TABLE[2].net, params, X, Y)[1]) < 0.1
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_rules_mean_gradient_is_the_mean_of_its_examples(name):
+    """Whether the mean is taken at the start, as for linear rules, or at the end."""
+    params, X, Y, *_ = PROBLEM.make()
+    rule = RULES[name]
+    options = {"rule": rule, "rule_state": rule.start(PROBLEM.net, jax.random.key(5))}
+    w = jnp.linspace(0.5, 2, PROBLEM.m)
+    for weights in (None, w):
+        got = jm.value_and_grad(PROBLEM.net, params, X, Y, weights=weights, **options)[1]
+        each = [jm.value_and_grad(PROBLEM.net, params, X[i : i + 1], Y[i : i + 1], **options)[1]
+                for i in range(PROBLEM.m)]  # fmt: skip
+        mean = jax.tree.map(lambda *g, w=weights: np.average(np.stack(g), axis=0, weights=w), *each)
+        assert tree_error(got, mean) <= 1e-12
+
+
 def test_rules_compose():
     params, X, Y, *_ = PROBLEM.make()
     rule = rules.clipped(0.01, rules.dropped(0.8, rules.feedback_alignment()))

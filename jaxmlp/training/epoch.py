@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxmlp import readouts
-from jaxmlp.backward import backprop
+from jaxmlp.backward import backprop, gradient_pass
 from jaxmlp.forward import cost, forward, mean, network_input, output_loss
 from jaxmlp.metrics import classes
 from jaxmlp.network import Params
@@ -131,13 +130,13 @@ def _toss(key: PRNGKeyArray, m: int, batch_size: int) -> tuple[Int[Array, " b"],
 
 def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], X, Y, weights, key):
     """The losses and outputs of a batch, and the gradient read from the trace of the hand-written pass."""
+    if weights is not None:
+        weights = weights.astype(params[0].W.dtype)
+    if plan.readout is None:
+        return gradient_pass(plan.net, params, X, Y, weights, None, plan.preprocess, plan.rule, rule_state)
     trace = backprop(
         plan.net, params, X, Y, preprocess=plan.preprocess, rule=plan.rule, rule_state=rule_state
     )  # fmt: skip
-    if weights is not None:
-        weights = weights.astype(trace.losses.dtype)
-    if plan.readout is None:
-        return trace.losses, trace.output, readouts.mean_gradient(trace, weights)
     return trace.losses, trace.output, plan.readout(trace, weights, jax.random.fold_in(key, 1))
 
 
