@@ -104,7 +104,11 @@ def _wrong(settings: Settings) -> list[dict[str, str]]:
     def updated_too_early(net, params, X, Y):
         grads = jm.value_and_grad(net, params, X, Y)[1]
         rate = lambda p, g: p - 0.1 * g
-        stale = jm.Rule("stale", carry=lambda down: down.state.T @ down.delta, init=lambda net, key: ())
+        stale = jm.Rule(
+            "stale",
+            carry=lambda down: down.state.T @ down.delta,
+            init=lambda net, key: tuple(jnp.zeros(s) for s in net.shapes[1:]),
+        )
         updated = tuple(rate(p.W, g.W) for p, g in zip(params[1:], grads[1:], strict=True))
         trace = jm.backprop(net, params, X, Y, rule=stale, rule_state=updated)
         return jm.mean_gradient(trace)
