@@ -22,7 +22,7 @@ from experiments import _readout_benchmark as readouts
 from experiments import _rule_benchmark as by_rule
 from experiments import datasets
 from experiments.output import Output
-from jaxmlp import plotting, training
+from jaxmlp import plotting, rules, training
 from jaxmlp.data import scale_pixels
 
 
@@ -64,10 +64,17 @@ class Contestant:
 
     @classmethod
     def enter(
-        cls, net: jm.MLP, data: training.Data, batch_size: int, rate: float, preprocess, gradient=None
+        cls,
+        net: jm.MLP,
+        data: training.Data,
+        batch_size: int,
+        rate: float,
+        preprocess,
+        gradient=None,
+        rule=rules.backprop,
     ) -> "Contestant":
         steps = -(-len(data.X) // batch_size)
-        plan = training.Plan(net, optax.sgd(rate), batch_size, steps, preprocess=preprocess, accuracy=True)
+        plan = training.Plan(net, optax.sgd(rate), batch_size, steps, preprocess=preprocess, rule=rule, accuracy=True)
         state = training.start(plan, jm.init(net, jax.random.key(0)), data, jax.random.key(1))
         began = time.perf_counter()
         epoch = jax.jit(partial(training.epoch, plan, gradient=gradient), donate_argnums=0)
@@ -105,6 +112,15 @@ def _readouts(networks, pictures, rounds: int, out: Output) -> dict[str, float]:
         out.table(f"readouts at {name}, batch 512, beside the mean gradient (forward, backward and product)", rows)
         out.table(f"the mean gradient and a quantity at {name}, batch 512, ours against the peers",
                   readouts.against_torch(net, params, X, Y, rounds))  # fmt: skip
+        m = networks[sizes]
+        data = training.Data(jnp.asarray(pictures.X[:m]), jnp.asarray(pictures.Y[:m]))
+        epochs = alternate({rule_name: Contestant.enter(net, data, 128, 0.01, scale_pixels, rule=rule)
+                            for rule_name, rule in by_rule.RULES.items()}, rounds)  # fmt: skip
+        out.table(f"an epoch of {m:,} examples by other rules at {name}, batch 128", [
+            {"rule": rule_name, "ms": f"{1e3 * np.median(seconds):.1f}",
+             "ratio": f"{np.median(seconds / epochs['backpropagation']):.3f}"}
+            for rule_name, seconds in epochs.items()
+        ])  # fmt: skip
         rows, ratios = by_rule.table(net, params, X, Y, rounds, repeats=1 if sizes[1] > 100 else 10)
         costs |= {f"{name}, {rule}": ratio for rule, ratio in ratios.items()}
         out.table(f"other rules and as_function at {name}, batch 512, beside backpropagation", rows)
