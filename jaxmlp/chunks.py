@@ -59,6 +59,9 @@ def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_stat
     whole, rest = divmod(examples[0].shape[0], size)
     chunks = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), examples)
     like = jax.eval_shape(lambda c: part(jax.tree.map(lambda a: a[0], c)), chunks)
+    alone = jax.eval_shape(lambda c: part(jax.tree.map(lambda a: a[0, :1], c)), chunks)
+    if jax.tree.map(jnp.shape, like) != jax.tree.map(jnp.shape, alone):
+        raise ValueError("readout gives a shape that depends on the number of examples, expected a mean over them")
     total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like), chunks)
     if rest:
         total, _ = add(total, jax.tree.map(lambda a: a[whole * size :], examples))

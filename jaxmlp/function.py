@@ -24,7 +24,9 @@ def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     Its derivative in `params` and `x` is the recursion, started at `delta^K = J(z^K)^T g` for a cotangent g of `y_hat`,
     so that it works inside `jax.grad`, `jit`, `vmap`, `checkpoint` and another network. What leaves the network is
     `W^1^T delta^1` under any rule. A batch is cheapest as leading axes of x: a `vmap` outside forms a gradient for each
-    example. Raises ValueError when the rule's state is differentiated: `y_hat` does not depend on it, and a rule's
+    example. A rule that is not linear, such as `clipped`, meets
+    cotangents as the loss around the function scales them, by 1/m for a mean. Forward mode (`jax.jvp`) is not
+    defined. Raises ValueError when the rule's state is differentiated: `y_hat` does not depend on it, and a rule's
     use of it is no derivative.
     """
     rules.checked(rule)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxmlp import validate
 from jaxmlp.network import Layer, Params
 
 
@@ -81,10 +82,14 @@ def private_gradient(
     """DP-SGD's gradient, `(sum_m w c g + noise) / expected_batch_size`, `c = min(1, max_norm / ||g||)`.
 
     The noise of each weight and bias is `N(0, (noise_multiplier max_norm)^2)`. `expected_batch_size` is `q` times the
-    number of examples for Poisson sampling at rate q (m unless given); `weights` are 1 for examples and 0 for padding.
+    number of examples for Poisson sampling at rate q (m unless given); `weights`: 1 for examples, 0 for
+    padding; more than 1 counts as 1.
     Source: Abadi et al. 2016, Algorithm 1.
     """
-    scale = _clip_factors(trace, max_norm) if weights is None else weights[:, None] * _clip_factors(trace, max_norm)
+    scale = _clip_factors(trace, max_norm)
+    if weights is not None:  # anything but 0 and 1 would let an example count for more than the noise covers
+        weights = validate.example_weights(weights, trace.losses.shape[0], trace.losses.dtype)
+        scale = jnp.minimum(weights, 1)[:, None] * scale
     total = sum_of_products(tuple(scale * delta for delta in trace.deltas), trace.inputs)
     leaves, structure = jax.tree.flatten(total)
     deviation = noise_multiplier * max_norm
@@ -93,6 +98,8 @@ def private_gradient(
         for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
     ]
     expected = trace.losses.shape[0] if expected_batch_size is None else expected_batch_size
+    validate.positive(expected, "expected_batch_size")
+    validate.positive(noise_multiplier, "noise_multiplier", or_zero=True)
     return jax.tree.map(lambda g: g / expected, jax.tree.unflatten(structure, noisy))
 
 
@@ -149,6 +156,7 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
     if weights is None:
         share, scale = None, 1 / trace.losses.shape[0]
     else:
+        weights = validate.example_weights(weights, trace.losses.shape[0], trace.losses.dtype)
         share, scale = shares(weights)[:, None], 1.0
 
     def second(x: Array) -> Array:
@@ -191,8 +199,10 @@ def _squared_norms(trace: Trace) -> Float[Array, "m K"]:
 
 def _clip_factors(trace: Trace, max_norm: float | Float[Array, ""]) -> Float[Array, "m 1"]:
     """`min(1, max_norm / ||g||)`, and 1 for a gradient of 0."""
+    validate.positive(max_norm, "max_norm")
     norms = per_example_norms(trace)
-    return (max_norm / jnp.maximum(norms, max_norm))[:, None]
+    longer = norms > max_norm
+    return jnp.where(longer, max_norm / jnp.where(longer, norms, 1), 1)[:, None]
 
 
 def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:
@@ -208,6 +218,7 @@ def _mean_of_products(
     if weights is None:
         # Divided last, 1/m becomes part of whatever scales the gradient next, such as the learning rate.
         return jax.tree.map(lambda total: total / deltas[0].shape[0], sum_of_products(deltas, inputs))
+    weights = validate.example_weights(weights, deltas[0].shape[0], deltas[0].dtype)
     share = shares(weights)[:, None]
     return sum_of_products(tuple(share * delta for delta in deltas), inputs)
 

@@ -44,6 +44,12 @@ def one_of(given: str, names: Sequence[str], argument: str) -> str:
     return named(given, {name: name for name in names}, str, argument)
 
 
+def positive(given: Any, argument: str, or_zero: bool = False) -> None:
+    """Refuses a number that is known and not above 0 (or, `or_zero`, below it), NaN included."""
+    if concrete(given) and not (given > 0 or (or_zero and given == 0)):
+        raise ValueError(f"{argument} is {given}, expected a number {'of at least' if or_zero else 'above'} 0")
+
+
 def whole(given: Any, argument: str, least: int = 1) -> int:
     """`given` as an int of at least `least`."""
     try:

@@ -130,6 +130,32 @@ def test_private_gradient_is_clipped_plus_noise_of_the_stated_scale(key):
     assert abs(np.corrcoef(noise.T) - np.eye(noise.shape[1])).max() < 0.12  # independent in every entry
 
 
+def test_what_readouts_refuse(key):
+    trace, _, _ = made(TABLE[6])
+    m = TABLE[6].m
+    for call, message in (
+        (lambda: jm.clipped_gradient(trace, -1.0), "max_norm is -1.0, expected a number above 0"),
+        (
+            lambda: jm.private_gradient(trace, 1.0, -1.0, key),
+            "noise_multiplier is -1.0, expected a number of at least 0",
+        ),
+        (lambda: jm.private_gradient(trace, 1.0, 1.0, key, 0), "expected_batch_size is 0"),
+        (
+            lambda: jm.mean_gradient(trace, jnp.ones(1)),
+            r"weights has shape \(1,\), expected one weight for each of the 6",
+        ),
+        (lambda: jm.second_moment(trace, -jnp.ones(m)), "weights holds values from -1 to -1"),
+        (
+            lambda: jm.in_chunks(jm.gradient_gram, TABLE[6].net, *TABLE[6].make()[:3], 2),
+            "readout gives a shape that de",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    unclipped = jm.clipped_gradient(trace, jnp.inf)
+    assert tree_error(unclipped, jm.mean_gradient(trace)) <= 1e-12
+
+
 def test_private_gradient_does_not_see_padding(key):
     problem = TABLE[6]
     trace, _, _ = made(problem)

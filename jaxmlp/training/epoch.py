@@ -73,6 +73,7 @@ def _train(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray, gradien
         carry, sums = jax.lax.scan(step, carry, draws)
     params, opt_state, rule_state = carry
     total = sums.pop("weight").sum()
+    total = jnp.where(total == 0, 1, total)  # Poisson's coins may leave a small set without any example
     state = state._replace(params=params, opt_state=opt_state, rule_state=rule_state)
     return state, {k: s.sum() / total for k, s in sums.items()}
 

@@ -119,6 +119,10 @@ def fit(
         best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
     )
     rounds = _rounds(plan, m, epochs, steps, validate_every)
+    if weights is not None and (sampling == "poisson" or readout is not None):
+        raise ValueError(
+            "weights are given, expected none with sampling='poisson' or a readout, which weigh themselves"
+        )
     if patience is not None and validation is None:
         raise ValueError(f"patience is {patience}, but validation is None: expected examples to validate on")
     if plan.best_by == "accuracy" and not plan.accuracy:
