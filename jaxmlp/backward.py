@@ -50,7 +50,8 @@ def backward(
     state = (None,) * (net.depth - 1) if rule_state is None else rule_state
     deltas = [delta_out]
     for l in reversed(range(net.depth - 1)):
-        down = Down(params[l + 1].W, deltas[0], delta_out, net.hidden[l], tape.pre_activations[l], state[l])
+        W, f, z = params[l + 1].W, net.hidden[l], tape.pre_activations[l]
+        down = Down(W, deltas[0], delta_out, f, z, state[l], net.product)
         error = rule.carry(down)
         if tape.masks is not None:
             error = tape.masks[l + 1] * error
@@ -101,13 +102,13 @@ def gradient_pass(
 
     A linear rule's recursion is linear in its start, so the mean is taken there, where it costs nothing.
     """
-    if not rule.linear:
-        trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
-        weights = jnp.ones_like(trace.losses) if weights is None else weights  # scales delta, not the larger gradient
-        return trace.losses, trace.output, readouts.mean_gradient(trace, weights)
     share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
-    trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share)
-    return trace.losses, trace.output, readouts.sum_of_products(trace.deltas, trace.inputs)
+    trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share if rule.linear else None)
+    deltas = trace.deltas
+    if not rule.linear:
+        each = share if weights is None else share[:, None]
+        deltas = tuple(each * delta for delta in deltas)  # the smaller of the product's factors
+    return trace.losses, trace.output, readouts.sum_of_products(deltas, trace.inputs, net.products)
 
 
 def value_and_grad(

@@ -38,7 +38,7 @@ def forward(
     a, inputs, pre_activations = x, [], []
     for l, (layer, f) in enumerate(zip(params, net.activations, strict=True)):
         a = a if masks is None else masks[l] * a
-        z = layer.W @ a + layer.b
+        z = net.product(layer.W, a) + layer.b
         inputs.append(a)
         pre_activations.append(z)
         a = f.f(z)
@@ -66,7 +66,7 @@ def tail_loss(
     for l in range(layer, net.depth):
         a = net.hidden[l - 1].f(z)
         a = a if masks is None else masks[l] * a
-        z = params[l].W @ a + params[l].b
+        z = net.product(params[l].W, a) + params[l].b
     return net.loss.value(net.output, z, net.loss.target(y, z))
 
 

@@ -81,4 +81,4 @@ def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangen
         return backward(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
 
     deltas = jax.vmap(example)(tape, cotangent)
-    return readouts.sum_of_products(deltas, tape.inputs), deltas[0] @ params[0].W
+    return readouts.sum_of_products(deltas, tape.inputs, net.products), deltas[0] @ params[0].W

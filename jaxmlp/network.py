@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,10 @@ class MLP:
 
     A hashable description without numbers, static under `jit`. `sizes` are the widths `(n_0, .., n_K)`; `hidden`
     is one activation for all hidden layers or one for each; `output` and `loss` belong to the last. Any
-    output goes with any loss whose domain holds its range. Source: notes 000, 001 "Multi-layer Neural nets".
+    output goes with any loss whose domain holds its range. With `products="bfloat16"` the factors of the matrix
+    products forward, backward and of the gradient are rounded to bfloat16 and summed in the parameters' dtype, as a TPU
+    and a GPU do fastest (Micikevicius et al. 2018, "Mixed precision training"). Source: notes 000, 001 "Multi-layer
+    Neural nets".
 
         net = MLP((784, 64, 10), hidden="relu", output="softmax", loss="cross_entropy")
     """
@@ -39,6 +42,7 @@ class MLP:
     hidden: tuple[Activation, ...]
     output: Activation
     loss: Loss
+    products: str | None
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class MLP:
         hidden: str | Activation | Sequence[str | Activation] = "relu",
         output: str | Activation = "identity",
         loss: str | Loss = "squared_error",
+        products: Literal["bfloat16"] | None = None,
     ):
         sizes = validate.sizes(sizes)
         n_hidden = len(sizes) - 2
@@ -57,6 +62,7 @@ class MLP:
         set_(self, "hidden", tuple(validate.named(h, activations.NAMED, Activation, "hidden") for h in each))
         set_(self, "output", validate.named(output, activations.NAMED, Activation, "output"))
         set_(self, "loss", validate.named(loss, losses.NAMED, Loss, "loss"))
+        set_(self, "products", products if products is None else validate.one_of(products, ("bfloat16",), "products"))
         self._check_pairs()
 
     def _check_pairs(self):
@@ -93,10 +99,22 @@ class MLP:
         """The shape `(n_l, n_(l-1))` of each `W^l`."""
         return tuple((n_out, n_in) for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:], strict=True))
 
+    def product(self, A: Float[Array, "*n p"], B: Float[Array, "p *q"]) -> Float[Array, "..."]:
+        """`A @ B`, its factors rounded to `products` if given, its sums in A's dtype."""
+        return rounded_product(A, B, self.products)
+
     def __repr__(self) -> str:
         widths = "-".join(str(n) for n in self.sizes)
         names = ", ".join(dict.fromkeys(h.name for h in self.hidden)) or "none"
-        return f"MLP({widths}, hidden={names}, output={self.output.name}, loss={self.loss.name})"
+        products = f", products={self.products}" if self.products else ""
+        return f"MLP({widths}, hidden={names}, output={self.output.name}, loss={self.loss.name}{products})"
+
+
+def rounded_product(A: Array, B: Array, products: str | None) -> Array:
+    """`A @ B`, its factors rounded to the dtype `products` if given, its sums in A's dtype."""
+    if products is None:
+        return A @ B
+    return jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
 
 
 def _check_function(function, arguments, shape: tuple[int, ...], name: str) -> None:

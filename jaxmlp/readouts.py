@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
-from jaxmlp.network import Layer, Params
+from jaxmlp.network import Layer, Params, rounded_product
 
 
 class Trace(NamedTuple):
@@ -223,12 +223,13 @@ def _mean_of_products(
     return sum_of_products(tuple(share * delta for delta in deltas), inputs)
 
 
-def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...]) -> Params:
+def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...], products: str | None = None) -> Params:
     """`sum_m delta a^T` and `sum_m delta`, layer by layer.
 
     The bias is a weight on a constant 1, so its sum is a product with ones: XLA's sum over rows is slower on a CPU.
+    `products` is that of `MLP`, for the larger product.
     """
     ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
     return tuple(
-        Layer(W=jnp.einsum("mo,mi->oi", delta, a), b=ones @ delta) for delta, a in zip(deltas, inputs, strict=True)
+        Layer(W=rounded_product(delta.T, a, products), b=ones @ delta) for delta, a in zip(deltas, inputs, strict=True)
     )

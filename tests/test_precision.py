@@ -1,0 +1,71 @@
+"""Mixed precision: products of bfloat16 factors, weights and sums in float32."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import tree_error
+
+import jaxmlp as jm
+
+NET = jm.MLP((20, 30, 30, 4), "tanh", "softmax", "cross_entropy", products="bfloat16")
+EXACT = replace(NET, products=None)
+
+
+@pytest.fixture
+def problem(key):
+    X = jax.random.normal(jax.random.key(1), (64, 20))
+    return jm.init(NET, key), X, jax.random.randint(jax.random.key(2), (64,), 0, 4)
+
+
+def rounded(array):
+    return np.asarray(jnp.asarray(array, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+
+def test_only_the_factors_of_products_are_rounded(problem):
+    """NumPy in float64 with rounded factors: what is left of the difference is the sums' float32."""
+    params, X, Y = problem
+    trace = jm.backprop(NET, params, X, Y)
+    a, deltas = np.asarray(X), [np.asarray(d) for d in trace.deltas]
+    for l, (W, b) in enumerate(params):
+        z = rounded(a) @ rounded(W).T + np.asarray(b)
+        np.testing.assert_allclose(trace.pre_activations[l], z, atol=2e-5)
+        a = np.tanh(trace.pre_activations[l])
+    for l in (1, 0):
+        error = rounded(deltas[l + 1]) @ rounded(params[l + 1].W)
+        np.testing.assert_allclose(deltas[l], (1 - np.tanh(trace.pre_activations[l]) ** 2) * error, atol=2e-5)
+    grads = jm.value_and_grad(NET, params, X, Y)[1]
+    for g, delta, a in zip(grads, deltas, trace.inputs, strict=True):
+        np.testing.assert_allclose(g.W, rounded(delta / 64).T @ rounded(a), atol=2e-6)
+    assert {leaf.dtype for leaf in jax.tree.leaves((trace, grads))} == {jnp.dtype("float32")}
+
+
+def test_the_gradient_is_that_of_exact_products_but_for_rounding(problem):
+    params, X, Y = problem
+    rough, fine = (jm.value_and_grad(net, params, X, Y)[1] for net in (NET, EXACT))
+    assert 1e-4 < tree_error(rough, fine) < 2e-2
+    assert jm.check_gradients(NET, params, X[:8], Y[:8], entries=20).passed
+    stale = jm.rules.feedback_alignment()
+    state = stale.start(NET, jax.random.key(3))
+    by_rule = [jm.value_and_grad(net, params, X, Y, rule=stale, rule_state=state)[1] for net in (NET, EXACT)]
+    assert 1e-4 < tree_error(*by_rule) < 2e-2
+
+
+def test_as_function_and_fit_use_it(problem):
+    params, X, Y = problem
+    loss = lambda p, net: jnp.sum(jm.as_function(net)(p, X) ** 2)
+    assert 1e-4 < tree_error(jax.grad(loss)(params, NET), jax.grad(loss)(params, EXACT)) < 3e-2
+    run = lambda net: jm.fit(
+        net, params, (X, Y), optimizer=optax.sgd(0.1), epochs=3, key=jax.random.key(0), progress=False
+    )
+    rough, fine = run(NET).params, run(EXACT).params
+    assert 1e-5 < tree_error(rough, fine) < 1e-2
+
+
+def test_other_products_are_refused():
+    with pytest.raises(ValueError, match=r"products is 'float16', expected one of 'bfloat16'"):
+        jm.MLP((2, 3), products="float16")
+    assert "products=bfloat16" in repr(NET)
