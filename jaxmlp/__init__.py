@@ -22,6 +22,8 @@ from jaxmlp.curvature import hessian_trace as hessian_trace
 from jaxmlp.curvature import hvp as hvp
 from jaxmlp.curvature import ntk as ntk
 from jaxmlp.curvature import output_jacobian as output_jacobian
+from jaxmlp.files import load as load
+from jaxmlp.files import save as save
 from jaxmlp.forward import Tape as Tape
 from jaxmlp.forward import cost as cost
 from jaxmlp.forward import forward as forward
