@@ -38,15 +38,17 @@ class Settings:
 NETWORKS = {(784, 64, 10): 60_000, (784, 800, 10): 12_800, (784, 1024, 1024, 10): 6_400}
 
 
-def by_autodiff(plan, params, rule_state, X, Y, weights, key):
-    """What `training.epoch.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
+def by_autodiff(plan, params, rule_state, problem):
+    """What `training.step.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
+
+    X, Y, weights, masks, _ = problem
 
     def mean_loss(params):
-        def example(x, y):
-            y_hat, tape = jm.forward(plan.net, params, plan.preprocess(x) if plan.preprocess else x)
+        def example(x, y, masks):
+            y_hat, tape = jm.forward(plan.net, params, x, masks)
             return jm.output_loss(plan.net, tape, y), y_hat
 
-        losses, Y_hat = jax.vmap(example)(X, Y)
+        losses, Y_hat = jax.vmap(example)(X, Y, masks)
         return losses.mean() if weights is None else weights @ losses / weights.sum(), (losses, Y_hat)
 
     (_, (losses, Y_hat)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)

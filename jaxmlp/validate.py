@@ -61,14 +61,15 @@ def whole(given: Any, argument: str, least: int = 1) -> int:
     return number
 
 
-def number(given: Any, argument: str, above: float, at_most: float = math.inf) -> float:
-    """`given` as a float in (above, at_most]."""
+def number(given: Any, argument: str, above: float, at_most: float = math.inf, below: float = math.inf) -> float:
+    """`given` as a float in (above, at_most], and below `below`."""
     try:
         value = float(given)
     except (TypeError, ValueError):
         raise ValueError(f"{argument} is {given!r}, expected a number") from None
-    if not above < value <= at_most:
+    if not (above < value <= at_most and value < below):
         limit = "" if at_most == math.inf else f" and at most {at_most:g}"
+        limit = limit if below == math.inf else f" and below {below:g}"
         raise ValueError(f"{argument} is {given}, expected a number above {above:g}{limit}")
     return value
 

@@ -1,10 +1,16 @@
 """Training: the state, the pure epoch, and `fit`, which runs it."""
 
+from jaxmlp.training.dropout import dropout_masks as dropout_masks
 from jaxmlp.training.epoch import epoch as epoch
-from jaxmlp.training.fit import DivergedError as DivergedError
-from jaxmlp.training.fit import Result as Result
 from jaxmlp.training.fit import fit as fit
+from jaxmlp.training.penalties import Penalty as Penalty
+from jaxmlp.training.penalties import l1 as l1
+from jaxmlp.training.penalties import l2 as l2
+from jaxmlp.training.penalties import max_norm as max_norm
+from jaxmlp.training.result import DivergedError as DivergedError
+from jaxmlp.training.result import Result as Result
 from jaxmlp.training.state import Data as Data
 from jaxmlp.training.state import Plan as Plan
+from jaxmlp.training.state import Regularisation as Regularisation
 from jaxmlp.training.state import TrainState as TrainState
 from jaxmlp.training.state import start as start

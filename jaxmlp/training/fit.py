@@ -1,65 +1,47 @@
 """`fit`: checks what it is given, then runs the compiled epoch until the run is over."""
 
-import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
-from jaxmlp.training.epoch import epoch
+from jaxmlp.training import options, stream
+from jaxmlp.training.batches import Batch
+from jaxmlp.training.checkpoint import Checkpoints, Columns, described
+from jaxmlp.training.dropout import Keep
+from jaxmlp.training.epoch import Metrics, epoch, epoch_key, finish, needs_keys, some_steps
+from jaxmlp.training.log import json_lines
+from jaxmlp.training.penalties import Penalty
 from jaxmlp.training.progress import shown
-from jaxmlp.training.state import Data, Optimizer, Plan, Readout, Sampling, TrainState, start
+from jaxmlp.training.result import DivergedError, Result, result_of
+from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Sampling, TrainState, start
 from jaxmlp.validate import Given, Preprocess
 
-COLUMNS = ("cost", "accuracy", "validation_cost", "validation_accuracy")
-FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
+COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accuracy",
+           "delta_norm", "dead", "saturated", "update_ratio", "noise_scale")  # fmt: skip
 
 _compiled_epoch = jax.jit(epoch, static_argnums=0, donate_argnums=1)
+_compiled_part = jax.jit(some_steps, static_argnums=0, donate_argnums=(1, 3))
+_compiled_finish = jax.jit(finish, static_argnums=0, donate_argnums=2)
 _compiled_start = jax.jit(start, static_argnums=0)
 
-History = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `fit` returns. `history` has one array a column, one entry an epoch: see `fit`."""
-
-    params: Params  # the best on the validation examples; without any, the last
-    last_params: Params
-    history: History
-    best_epoch: int | None  # 1 is the first; None without validation
-    stopped_early: bool  # by patience
-    state: TrainState
-
-
-class DivergedError(RuntimeError):
-    """Training diverged: the cost is not finite, or 1,000 times the first one.
-
-    `epoch` is the one in which it happened (1 is the first); `result` holds the history up to it and the weights of
-    the epoch before.
-    """
-
-    def __init__(self, epoch: int, cost: float, first_cost: float, result: Result):
-        super().__init__(
-            f"training diverged in epoch {epoch}: cost {cost:g}, at the start {first_cost:g}; "
-            "a smaller learning rate may help. error.result has the last good weights and the history"
-        )
-        self.epoch = epoch
-        self.result = result
+Callback = Callable[[int, dict[str, Any]], None]
 
 
 def fit(
     net: MLP,
     params: Params,
-    data: tuple[Any, Any],
+    data: tuple[Any, Any] | stream.Stream,
     *,
     optimizer: Optimizer,
     key: PRNGKeyArray,
@@ -73,18 +55,36 @@ def fit(
     best_by: Literal["cost", "accuracy"] = "cost",
     patience: int | None = None,
     weights: Float[Given, " m"] | None = None,
+    class_weights: Float[Given, " k"] | None = None,
+    penalties: Penalty | tuple[Penalty, ...] = (),
+    keep: Keep | None = None,
+    label_smoothing: float | None = None,
+    input_noise: float | None = None,
+    average: float | None = None,
+    augment: Augment | None = None,
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
     readout: Readout | None = None,
+    monitor: bool = False,
+    callback: Callback | None = None,
+    log: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int = 1,
     progress: bool = True,
 ) -> Result:
     """Minimises the cost by the hand-written gradient and an optax optimiser; an epoch is one compiled program.
 
+    Data
     - `data = (X, Y)`, on the device as they come: uint8 pictures stay uint8 and `preprocess(x)`, a function of one
-      example, makes them the network's input inside each step.
+      example, makes them the network's input inside each step. `augment(key, x)` comes before it, in training only.
+    - or any re-iterable of batches `(X, Y)` or `(X, Y, weights)`, read anew each epoch (after its
+      `set_epoch(number)`, 0 the first, if it has that), the next ones while the present ones compute. A batch of
+      another shape compiles once more.
     - `weights (m,)`: one per example, relative to their mean: a batch of b descends `sum w g / (b mean(w))`, so that
-      they count at any batch size.
+      they count at any batch size (a stream's count as they are). `class_weights (k,)` multiply them.
+
+    Steps
     - `optimizer`: an optax transformation (compiled for that object), or a factory such as `optax.sgd` with
       `hyper={"learning_rate": 0.1}`, whose values are traced: another rate does not compile again. Nor does another
       key. The same key gives the same bits.
@@ -92,167 +92,146 @@ def fit(
       `sampling="replacement"`: so many steps, each on `batch_size` examples drawn with replacement; an "epoch" is then
       `validate_every` steps, as many as make up the data unless given. `sampling="poisson"`: each step takes each
       example with probability `batch_size / m`, as the accountants of private learning assume, padded with weight 0.
-    - `readout(trace, weights, key)` may read another gradient from the trace than `mean_gradient`, such as
-      `lambda trace, weights, key: jm.private_gradient(trace, 1.0, 1.1, key, batch_size, weights)`.
     - `batch_size`: 1 is the per-example rule, m the full batch. By default m up to 2,000 examples, else 64.
-    - `validation = (X, Y)` is scored after each epoch; `params` of the result are those with the best score
-      (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
     - `rule` is what carries error signals down; `rule_state`, drawn unless given, learns within each step if the rule's
       does, and `result.state.rule_state` is the last.
+    - `readout(trace, weights, key)` may read another gradient from the trace than `mean_gradient`, such as
+      `lambda trace, weights, key: jm.private_gradient(trace, 1.0, 1.1, key, batch_size, weights)`.
+
+    Regularisation, none of which compiles again for another strength
+    - `penalties`: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, or several. `cost` in the history is the mean loss;
+      `penalty` is what they add to it at the end of each epoch.
+    - `keep`: dropout, by `jm.dropout_masks` for each batch: a probability, or K, the inputs' first.
+    - `label_smoothing`: the share of each label that is spread over all classes. `input_noise`: the deviation of
+      Gaussian noise on the network's inputs.
+    - `average`: the decay of an exponentially weighted average of the weights, with bias correction. It is then what
+      is validated, kept as best and returned as `params`.
+
+    Keeping
+    - `validation = (X, Y)` is scored after each epoch; `params` of the result are those with the best score
+      (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
+    - `checkpoints`: a folder for the whole state, written atomically after every `checkpoint_every` epochs, at the best
+      and at the end. The same call goes on from there, to the bits of a run that was never killed; with more `epochs`
+      it goes further. ValueError if the folder's run had other data or settings.
+    - `monitor`: adds the columns of `training.monitors`, one number a layer, for the price of one batch an epoch.
+    - `callback(epoch, metrics)` is called after each epoch; `log` is a file of JSON lines, one an epoch.
     - `history` columns: `epoch` (or `step`), `cost` (the mean over the epoch's batches as they were met), `accuracy`
-      where classes are predicted, `validation_cost`, `validation_accuracy`, `seconds` (the first with compilation).
+      where classes are predicted, `penalty`, `validation_cost`, `validation_accuracy`, monitors, `seconds` (the first
+      with compilation).
 
     Raises ValueError for bad input before anything is compiled, and DivergedError. Sources: notes 002, 004.
     """
-    checked = _checked_data(net, params, data, weights, validation, preprocess)
+    dtype, streamed = validate.params(net, params), not isinstance(data, tuple)
+    if streamed:
+        _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
+                            sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
+        first = stream.first_batch(net, stream.checked(data), dtype, preprocess)
+        held_out = options.held_out(net, validation, dtype, preprocess)
+        checked = Data(jax.numpy.asarray(first.X), jax.numpy.asarray(first.Y), None, *held_out)
+    else:
+        checked = options.arrays(net, params, data, weights, class_weights, validation, preprocess)
     m = checked.X.shape[0]
     plan = Plan(
         net=net,
-        optimizer=_checked_optimizer(optimizer, hyper),
-        batch_size=_checked_batch_size(batch_size, m, sampling),
+        optimizer=options.optimizer_of(optimizer, hyper),
+        batch_size=m if streamed else options.batch_size_of(batch_size, m, sampling),
         steps=1,
         sampling=validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling"),  # pyright: ignore[reportArgumentType]
+        augment=options.augmented(net, augment, checked.X, preprocess),
         preprocess=preprocess,
         rule=rules.checked(rule),
         readout=readout,
         accuracy=metrics.predicts_classes(net, checked.Y),
         best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
+        monitor=monitor,
     )
-    rounds = _rounds(plan, m, epochs, steps, validate_every)
-    if weights is not None and (sampling == "poisson" or readout is not None):
-        raise ValueError(
-            "weights are given, expected none with sampling='poisson' or a readout, which weigh themselves"
-        )
-    if patience is not None and validation is None:
-        raise ValueError(f"patience is {patience}, but validation is None: expected examples to validate on")
-    if plan.best_by == "accuracy" and not plan.accuracy:
-        raise ValueError("best_by is 'accuracy', but the network predicts no classes: expected 'cost'")
-    dtype = params[0].W.dtype
-    hyper = {name: _traced(name, value, dtype) for name, value in (hyper or {}).items()}
+    rounds = options.rounds(plan, m, epochs, steps, validate_every)
+    options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
     if rule_state is not None:
         rule_state = rules.checked_state(net, rule, rule_state)
     state = _compiled_start(
-        plan, params, checked, validate.key(key), hyper,
+        plan, params, checked, validate.key(key), options.hyperparameters(hyper, dtype),
         -1 if patience is None else validate.whole(patience, "patience"), rule_state,
+        options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype),
+        None if average is None else validate.number(average, "average", above=0, below=1),
     )  # fmt: skip
-    return _run(plan, state, checked, rounds, progress)
+    keeper, every = None, validate.whole(checkpoint_every, "checkpoint_every")
+    if checkpoints is not None:
+        keeper = Checkpoints(Path(checkpoints), every, described(plan, state, checked, streamed))
+    one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
+    return _run(plan, state, checked, rounds, one_epoch, keeper, log, callback, progress)
 
 
-def _run(plan: Plan, state: TrainState, data: Data, rounds: list[int], progress: bool) -> Result:
-    columns: dict[str, list[float]] = {}
+def _run(
+    plan: Plan,
+    state: TrainState,
+    data: Data,
+    rounds: list[int],
+    one_epoch: Callable[[Plan, TrainState, Data], tuple[TrainState, Metrics]],
+    keeper: Checkpoints | None,
+    log: str | Path | None,
+    callback: Callback | None,
+    progress: bool,
+) -> Result:
+    columns: Columns = {}
+    if keeper is not None and (saved := keeper.restored(state)) is not None:
+        state, columns = saved
     unit = "step" if plan.sampling == "replacement" else "epoch"
-    done, total = 0, len(rounds) if unit == "epoch" else sum(rounds)
-    with shown(total, unit, progress) as show:
-        for steps in rounds:
-            began = time.perf_counter()
-            state, scores = _compiled_epoch(replace(plan, steps=steps), state, data)
-            scores = {name: float(scores[name]) for name in COLUMNS if name in scores}  # waits for the device
-            scores["seconds"] = time.perf_counter() - began
-            done += 1 if unit == "epoch" else steps
-            for name, value in {unit: done, **scores}.items():
-                columns.setdefault(name, []).append(value)
-            show(done, scores)
+    done, total = len(columns.get(unit, [])), len(rounds) if unit == "epoch" else sum(rounds)
+    with ExitStack() as stack:
+        show = stack.enter_context(shown(total, unit, progress, sum(rounds[:done]) if unit == "step" else done))
+        write = None if log is None else stack.enter_context(json_lines(log, unit, columns.get(unit, [0])[-1]))
+        for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break
-    result = _result(state, {name: np.asarray(values) for name, values in columns.items()})
+            began = time.perf_counter()
+            state, scores = one_epoch(replace(plan, steps=rounds[number]), state, data)
+            at = number + 1 if unit == "epoch" else sum(rounds[: number + 1])
+            row = {unit: at, **_on_host(scores), "seconds": time.perf_counter() - began}  # waits for the device
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+            if keeper is not None:
+                keeper.save(state, columns, number + 1, last=number + 1 == len(rounds) or bool(state.stopped))
+            show(at, {name: value for name, value in row.items() if name != unit and not isinstance(value, list)})
+            if write is not None:
+                write(row)
+            if callback is not None:
+                callback(at, {name: value for name, value in row.items() if name != unit})
+    result = result_of(state, {name: np.asarray(values) for name, values in columns.items()})
     if bool(state.diverged):
         raise DivergedError(int(state.epoch) + 1, columns["cost"][-1], float(state.first_cost), result)
     return result
 
 
-def _result(state: TrainState, history: History) -> Result:
-    best = state.best
-    return Result(
-        params=state.params if best is None or int(best.epoch) == 0 else best.params,
-        last_params=state.params,
-        history=history,
-        best_epoch=None if best is None else int(best.epoch),
-        stopped_early=bool(state.stopped & ~state.diverged),
-        state=state,
-    )
-
-
-def _checked_data(net, params, data, weights, validation, preprocess) -> Data:
-    dtype = validate.params(net, params)
-    X, Y = _pair(data, "data")
-    X = validate.inputs(net, X, dtype, preprocess)
-    Y = validate.targets(net, Y, X.shape[0])
-    if weights is not None:
-        weights = validate.example_weights(weights, X.shape[0], dtype)
-        weights = weights / weights.mean()
-    if validation is None:
-        return Data(X, Y, weights)
-    X_dev, Y_dev = _pair(validation, "validation")
-    X_dev = validate.inputs(net, X_dev, dtype, preprocess, name="validation X")
-    return Data(X, Y, weights, X_dev, validate.targets(net, Y_dev, X_dev.shape[0], name="validation Y"))
-
-
-def _pair(given: Any, name: str) -> tuple[Any, Any]:
-    if not isinstance(given, tuple) or len(given) != 2:
-        got = f"a tuple of {len(given)}" if isinstance(given, tuple) else f"a {type(given).__name__}"
-        raise ValueError(f"{name} is {got}, expected a tuple (X, Y)")
-    return given
-
-
-def _checked_optimizer(optimizer: Any, hyper: dict[str, Any] | None) -> Any:
-    if isinstance(optimizer, optax.GradientTransformation):
-        if hyper:
-            raise ValueError(
-                f"hyper is {hyper}, but optimizer is made already: expected a factory such as optax.sgd beside it"
-            )
-        return optimizer
-    if hasattr(optimizer, "gradient_transformation"):
-        raise ValueError("optimizer is an optax.MultiSteps, expected what its gradient_transformation() gives")
-    if not callable(optimizer):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation, or a factory and hyper")
-    made: Any = None
-    try:
-        made = optimizer(**(hyper or {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"hyper is {hyper}, which the optimizer's factory does not take: {error}") from None
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
-    return optimizer
-
-
-def _traced(name: str, value: Any, dtype: jnp.dtype) -> jax.Array:
-    """A hyperparameter as an array of the parameters' dtype, so that another value does not compile again."""
-    if callable(value):
-        raise ValueError(f"hyper[{name!r}] is a function; pass a schedule in an optimizer such as optax.sgd(schedule)")
-    if value is None or isinstance(value, bool | str):
+def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> tuple[TrainState, Metrics]:
+    """An epoch over a stream's batches, part by part."""
+    trained, sums = jax.tree.map(jax.numpy.copy, state), None
+    keys = epoch_key(state) if needs_keys(plan, state) else None
+    for number, part in enumerate(_parts(plan, state, stream)):
+        n = part.X.shape[0]
+        if keys is not None:
+            part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
+        trained, sums = _compiled_part(replace(plan, steps=n), trained, part, sums)
+    if sums is None:
         raise ValueError(
-            f"hyper[{name!r}] is {value!r}, expected a number; fix what is none in the factory, such as "
-            f"functools.partial(optax.sgd, {name}={value!r})"
+            f"data gave no batches in epoch {int(state.epoch) + 1}; expected an object that starts anew each epoch"
         )
-    array = validate.array(value, f"hyper[{name!r}]").astype(dtype)
-    if array.shape != ():
-        raise ValueError(f"hyper[{name!r}] has shape {array.shape}, expected a number")
-    validate.finite(array, f"hyper[{name!r}]")
-    return array
+    return _compiled_finish(replace(plan, steps=1), state, trained, sums, data)
 
 
-def _checked_batch_size(given: int | None, m: int, sampling: str) -> int:
-    if given is None:
-        return 1 if sampling == "replacement" else m if m <= FULL_BATCH_UP_TO else MINI_BATCH
-    size = validate.whole(given, "batch_size")
-    if size > m:
-        raise ValueError(f"batch_size is {size}, but there are {m} examples; expected at most {m}")
-    return size
+def _parts(plan: Plan, state: TrainState, data: Any) -> Iterator[Batch]:
+    return stream.parts(plan.net, data, int(state.epoch), state.params[0].W.dtype, plan.preprocess)
 
 
-def _rounds(plan: Plan, m: int, epochs: int | None, steps: int | None, validate_every: int | None) -> list[int]:
-    """The number of optimiser steps of each epoch, or of each stretch between validations."""
-    if plan.sampling != "replacement":
-        if epochs is None or steps is not None or validate_every is not None:
+def _refuse_with_stream(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
             raise ValueError(
-                f"epochs is {epochs}, steps is {steps}, validate_every is {validate_every}; expected epochs alone "
-                f"with sampling={plan.sampling!r} (steps go with sampling='replacement')"
+                f"{name} is given, but data is an iterable of batches, which are taken as they come; expected none "
+                "(a batch may be (X, Y, weights))"
             )
-        return [math.ceil(m / plan.batch_size)] * validate.whole(epochs, "epochs")
-    if steps is None or epochs is not None:
-        raise ValueError(f"steps is {steps}, epochs is {epochs}; expected steps with sampling='replacement'")
-    steps = validate.whole(steps, "steps")
-    an_epochs_worth = min(steps, math.ceil(m / plan.batch_size))
-    every = an_epochs_worth if validate_every is None else validate.whole(validate_every, "validate_every")
-    whole, rest = divmod(steps, every)
-    return [every] * whole + ([rest] if rest else [])
+
+
+def _on_host(scores: Metrics) -> dict[str, Any]:
+    """Numbers, and lists of them for what has one a layer."""
+    return {name: np.asarray(scores[name]).tolist() for name in COLUMNS if name in scores}

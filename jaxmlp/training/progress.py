@@ -28,12 +28,12 @@ def _number(name: str, value: float) -> str:
 
 
 @contextmanager
-def shown(total: int, unit: str, enabled: bool) -> Iterator[Report]:
-    """Yields the function to call after each of `total` epochs. All goes to standard error."""
+def shown(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report]:
+    """Yields the function to call after each of `total` epochs, `done` of them before. All goes to standard error."""
     if not enabled:
         yield lambda epoch, metrics: None
     elif sys.stderr.isatty():
-        with tqdm(total=total, unit=unit, dynamic_ncols=True) as bar:
+        with tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True) as bar:
 
             def update(epoch: int, metrics: dict[str, float]) -> None:
                 bar.set_postfix_str(line({k: v for k, v in metrics.items() if k != "seconds"}), refresh=False)

@@ -17,11 +17,13 @@ from jaxmlp.forward import cost
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
+from jaxmlp.training.penalties import Penalty
 from jaxmlp.validate import Preprocess
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 Sampling = Literal["shuffle", "replacement", "poisson"]
 Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
+Augment = Callable[[PRNGKeyArray, Array], Array]
 
 FIRST_EXAMPLES = 1024  # about how many examples the first cost, by which divergence is judged, is taken over
 
@@ -35,11 +37,13 @@ class Plan:
     batch_size: int
     steps: int  # optimiser steps in one epoch
     sampling: Sampling = "shuffle"  # every example once an epoch; drawn with replacement; or each with its own coin
+    augment: Augment | None = None  # (key, x) -> x, of one example as it is stored, in training only
     preprocess: Preprocess | None = None
     rule: Rule = rules.backprop
     readout: Readout | None = None  # (trace, weights, key) -> the gradient to descend; None: mean_gradient
     accuracy: bool = False  # whether classes are predicted
     best_by: Literal["cost", "accuracy"] = "cost"
+    monitor: bool = False
 
     def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
         """The optimiser with these hyperparameters."""
@@ -48,7 +52,10 @@ class Plan:
 
 
 class Data(NamedTuple):
-    """Training examples with their weights, and validation examples; None where there are none."""
+    """Training examples with their weights, and validation examples; None where there are none.
+
+    Of a stream of batches, the training examples are the first batch.
+    """
 
     X: Num[Array, "m ..."]
     Y: Num[Array, "m ..."]
@@ -65,6 +72,42 @@ class Best(NamedTuple):
     epoch: Int[Array, ""]  # 1 is the first
 
 
+class Regularisation(NamedTuple):
+    """What makes training harder than the cost asks; all of it traced, None where it is not used."""
+
+    penalties: tuple[Penalty, ...] = ()
+    keep: Float[Array, "*K"] | None = None  # dropout: one probability, or the inputs' and each hidden layer's
+    label_smoothing: Float[Array, ""] | None = None  # the share of a label that is spread over all classes
+    input_noise: Float[Array, ""] | None = None  # deviation of the Gaussian noise on the network's inputs
+
+    @property
+    def random(self) -> bool:
+        """Whether a step needs a key for it."""
+        return self.keep is not None or self.input_noise is not None
+
+
+class Average(NamedTuple):
+    """An exponentially weighted average of the weights, `v_t = beta v_(t-1) + (1 - beta) theta_t` from `v_0 = 0`.
+
+    `weight` is the same average of ones, `1 - beta^t`, which corrects its bias. Source: notes 002, the last page.
+    """
+
+    decay: Float[Array, ""]  # beta
+    total: Params
+    weight: Float[Array, ""]
+
+    def after(self, params: Params) -> "Average":
+        """The average with the weights of one more step in it."""
+        mix = lambda v, theta: self.decay * v + (1 - self.decay) * theta
+        return Average(self.decay, jax.tree.map(mix, self.total, params), mix(self.weight, 1))
+
+    def corrected(self, params: Params) -> Params:
+        """`v_t / (1 - beta^t)`; before the first step `params`."""
+        some = self.weight > 0
+        weight = jnp.where(some, self.weight, 1)
+        return jax.tree.map(lambda v, theta: jnp.where(some, v / weight, theta), self.total, params)
+
+
 class TrainState(NamedTuple):
     """Everything that training changes."""
 
@@ -74,11 +117,18 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     epoch: Int[Array, ""]  # how many are done
     hyper: dict[str, Any]  # the optimiser factory's arguments
+    regularisation: Regularisation
     first_cost: Float[Array, ""]  # at the start or with all weights 0, whichever is more
     patience: Int[Array, ""]  # how many epochs without a better validation score end the run; -1: none do
     stopped: Array  # bool: an epoch changes nothing any more
     diverged: Array  # bool: and params are the last good ones
     best: Best | None  # None without validation
+    average: Average | None  # None unless asked for
+
+    @property
+    def evaluated(self) -> Params:
+        """The weights that are validated: the average's where there is one."""
+        return self.params if self.average is None else self.average.corrected(self.params)
 
 
 def start(
@@ -89,8 +139,10 @@ def start(
     hyper: dict[str, Any] | None = None,
     patience: int | Int[Array, ""] = -1,
     rule_state: tuple[Any, ...] | None = None,
+    regularisation: Regularisation | None = None,
+    average: float | Float[Array, ""] | None = None,
 ) -> TrainState:
-    """The state before the first epoch; `rule_state`, unless given, is drawn."""
+    """The state before the first epoch; `rule_state`, unless given, is drawn. `average` is the decay of one."""
     # Copied: the caller's arrays are never donated.
     params, rule_state = jax.tree.map(lambda array: jnp.array(array, copy=True), (params, rule_state))
     hyper = {} if hyper is None else hyper
@@ -110,9 +162,16 @@ def start(
         key=key,
         epoch=jnp.zeros((), jnp.int32),
         hyper=hyper,
+        regularisation=Regularisation() if regularisation is None else regularisation,
         first_cost=first_cost,
         patience=jnp.asarray(patience, jnp.int32),
         stopped=jnp.zeros((), bool),
         diverged=jnp.zeros((), bool),
         best=None if data.X_dev is None else best,
+        average=None if average is None else _average(params, average),
     )
+
+
+def _average(params: Params, decay: Any) -> Average:
+    dtype = params[0].W.dtype
+    return Average(jnp.asarray(decay, dtype), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), dtype))

@@ -1,0 +1,67 @@
+"""What to watch while a network learns, each a readout of one trace of at most 1,024 training examples an epoch.
+
+Sources: notes 004, 002 (saturated units have small gradients); Glorot and Bengio 2010 for the pictures by layer;
+McCandlish et al. 2018 for the noise scale.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxmlp.activations import Activation
+from jaxmlp.backward import backprop
+from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
+from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
+
+NEAR = 0.05  # a unit is saturated within this part of its range from either end
+
+
+def monitors(plan: Plan, state: TrainState, data: Data) -> dict[str, Array]:
+    """`delta_norm (K,)`, `dead (K-1,)`, `saturated (K-1,)`, `update_ratio (K,)` and `noise_scale ()` after an epoch.
+
+    - `delta_norm`: `||delta^l||`, the mean over the examples.
+    - `dead`: the share of a hidden layer's units whose `f'(z)` is 0 for every example.
+    - `saturated`: the share of a hidden layer's activations within 5% of either end of a range that has both.
+    - `update_ratio`: `||dW|| / ||W||` of the optimiser's next step.
+    - `noise_scale`: the batch size at which gradient and noise are equally large; NaN for fewer than 2 examples.
+    """
+    every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
+    X, Y = data.X[::every][:FIRST_EXAMPLES], data.Y[::every][:FIRST_EXAMPLES]
+    trace = backprop(
+        plan.net, state.params, X, Y, preprocess=plan.preprocess, rule=plan.rule, rule_state=state.rule_state
+    )
+    grads = mean_gradient(trace)
+    for penalty in state.regularisation.penalties:
+        grads = penalty.gradient(state.params, grads)
+    hidden = list(zip(plan.net.hidden, trace.pre_activations, strict=False))
+    return {
+        "delta_norm": delta_norms(trace).mean(0),
+        "dead": jnp.stack([dead(f, z).mean() for f, z in hidden]) if hidden else jnp.zeros(0),
+        "saturated": jnp.stack([saturated(f, z).mean() for f, z in hidden]) if hidden else jnp.zeros(0),
+        "update_ratio": _update_ratio(plan, state, grads, trace),
+        "noise_scale": noise_scale(trace) if len(trace.losses) > 1 else jnp.full((), jnp.nan),
+    }
+
+
+def dead(f: Activation, z: Float[Array, "m o"]) -> Bool[Array, " o"]:
+    """Units that pass no error down for any example."""
+    return (f.df(z) == 0).all(0)
+
+
+def saturated(f: Activation, z: Float[Array, "m o"]) -> Bool[Array, "m o"]:
+    """Activations near either end of their range; none of an activation that is not bounded on both sides."""
+    low, high = f.range
+    if not math.isfinite(high - low):
+        return jnp.zeros(z.shape, bool)
+    a, near = f.f(z), NEAR * (high - low)
+    return (a < low + near) | (a > high - near)
+
+
+def _update_ratio(plan: Plan, state: TrainState, grads, trace: Trace) -> Float[Array, " K"]:
+    value = trace.losses.mean()
+    updates, _ = plan.transformation(state.hyper).update(
+        grads, state.opt_state, state.params, value=value, grad=grads, value_fn=lambda params: value
+    )
+    size = lambda W: jnp.maximum(jnp.linalg.norm(W), jnp.finfo(W.dtype).tiny)
+    return jnp.stack([jnp.linalg.norm(u.W) / size(p.W) for u, p in zip(updates, state.params, strict=True)])  # pyright: ignore[reportArgumentType]

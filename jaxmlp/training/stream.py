@@ -1,0 +1,129 @@
+"""Data larger than memory: any re-iterable of batches, read ahead and copied while the device computes.
+
+Batches of one shape are put together into parts of an epoch, each one compiled scan, so that a step costs what it costs
+when all data is on the device. A second thread reads the next part meanwhile; three parts are in memory at most.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmlp import validate
+from jaxmlp.network import MLP
+from jaxmlp.training.batches import Batch
+from jaxmlp.validate import Preprocess
+
+PART_BYTES = 2**23  # of a part of an epoch, unless a single batch is larger
+PART_STEPS = 64
+
+Stream = Iterable[Any]
+
+
+def checked(data: Any) -> Stream:
+    """`data`, if it can be read once an epoch."""
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
+        raise ValueError(
+            f"data is a {type(data).__name__}, expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
+        )
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which can be read only once; expected an object whose iterator starts "
+            "anew each epoch, such as a list or a loader"
+        )
+    return data
+
+
+def at_epoch(data: Stream, epoch: int) -> Iterator[Any]:
+    """The batches of one epoch, 0 the first; a loader with `set_epoch` is told which, so that orders can differ."""
+    if hasattr(data, "set_epoch"):
+        data.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+    return iter(data)
+
+
+def first_batch(net: MLP, data: Stream, dtype: Any, preprocess: Preprocess | None) -> Batch:
+    """The first batch, for what must be known before the first step."""
+    for given in at_epoch(data, 0):
+        return _checked_batch(net, given, dtype, preprocess, 0)
+    raise ValueError("data gives no batches, expected at least one (X, Y)")
+
+
+def parts(net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess | None) -> Iterator[Batch]:
+    """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device, read ahead by one part."""
+    ready: queue.Queue = queue.Queue(maxsize=1)
+    given_up = threading.Event()
+
+    def put(item) -> bool:
+        while not given_up.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def read():
+        try:
+            checked = (_checked_batch(net, given, dtype, preprocess, number)
+                       for number, given in enumerate(at_epoch(data, epoch)))  # fmt: skip
+            for part in _stacked(checked):
+                if not put(jax.device_put(part)):
+                    return
+            put(None)
+        except BaseException as error:  # raised again where the batches are used
+            put(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while (part := ready.get()) is not None:
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+    finally:
+        given_up.set()
+        thread.join()
+
+
+def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Runs of batches of one shape, as many as make up a part."""
+    held: list[Batch] = []
+    shapes = lambda batch: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
+    for batch in batches:
+        bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+        if held and (shapes(held[0]) != shapes(batch) or len(held) >= min(PART_STEPS, PART_BYTES // bytes_each)):
+            yield _stack(held)
+            held = []
+        held.append(batch)
+    if held:
+        yield _stack(held)
+
+
+def _stack(batches: list[Batch]) -> Batch:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def _checked_batch(net: MLP, given: Any, dtype: Any, preprocess: Preprocess | None, number: int) -> Batch:
+    """One batch in NumPy arrays; any weights count as they are, those of an ordinary example being 1."""
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        kind = f"{len(given)} things" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+        raise ValueError(f"data: batch {number} is {kind}, expected (X, Y) or (X, Y, weights); arrays go into a tuple")
+    X, Y, *weights = (np.asarray(array) for array in given)
+    if number == 0 or not _plainly_fine(net, X, Y, dtype, preprocess):
+        validate.inputs(net, X, dtype, preprocess, name=f"data: X of batch {number}")
+        validate.targets(net, Y, len(X), name=f"data: Y of batch {number}")
+    if not weights:
+        return Batch(X, Y)  # pyright: ignore[reportArgumentType]
+    w = validate.example_weights(weights[0], len(X), dtype, name=f"data: weights of batch {number}")
+    return Batch(X, Y, np.asarray(w), np.asarray(len(X), dtype))  # pyright: ignore[reportArgumentType]
+
+
+def _plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray, dtype: Any, preprocess: Preprocess | None) -> bool:
+    """The checks of most batches, in NumPy: a device's answer to each would take longer than a step."""
+    inputs = X.dtype == np.uint8 if preprocess is not None else X.shape[1:] == net.sizes[:1] and X.dtype == dtype
+    inputs = inputs and X.ndim > 1 and len(X) > 0 and (X.dtype.kind != "f" or bool(np.isfinite(X).all()))
+    classes = Y.dtype.kind in "iu" and Y.shape == X.shape[:1] and net.loss.targets == "distribution"
+    return inputs and classes and int(Y.min()) >= 0 and int(Y.max()) < net.sizes[-1]
