@@ -1,0 +1,204 @@
+"""Penalties, dropout, smoothing, noise, class weights, averages: against autodiff of the whole cost, and in `fit`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import random_problems, tree_error
+
+import jaxmlp as jm
+from jaxmlp import training
+from jaxmlp.training.step import smoothed
+
+NET = jm.MLP((4, 6, 5, 3), hidden=("tanh", "relu"), output="softmax", loss="cross_entropy")
+SGD = optax.sgd(0.1)  # one object: another one compiles again
+
+
+def examples(m=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(m, 4)).astype(np.float32), rng.integers(0, 3, m).astype(np.int32)
+
+
+@pytest.fixture
+def params(key):
+    return jm.init(NET, key, biases="small_normal")
+
+
+def run(params, **options):
+    options = {"optimizer": SGD, "key": jax.random.key(1), "epochs": 1, "progress": False} | options
+    return jm.fit(NET, params, options.pop("data", examples()), **options)
+
+
+@settings(max_examples=8)
+@given(random_problems().filter(lambda p: p.dtype == "float64"), st.integers(0, 2**30))
+def test_the_whole_cost_equals_autodiff(x64, problem, seed):
+    """Dropout, example weights and penalties of a strength for each layer together, float64."""
+    net, (params, X, Y, *_) = problem.net, problem.make()
+    keys = jax.random.split(jax.random.key(seed), 4)
+    m, dtype = X.shape[0], params[0].W.dtype
+    masks = jm.dropout_masks(net, keys[0], jax.random.uniform(keys[1], (net.depth,), minval=0.3), m, dtype)
+    weights = jax.random.uniform(keys[2], (m,), dtype) + 0.1
+    strengths = jax.random.uniform(keys[3], (net.depth,), dtype)
+    penalties = (jm.l2(strengths), jm.l1(0.3))
+
+    def whole(p):
+        penalty = sum(s / 2 * jnp.sum(layer.W**2) + 0.3 * jnp.abs(layer.W).sum()
+                      for s, layer in zip(strengths, p, strict=True))  # fmt: skip
+        return jm.cost(net, p, X, Y, weights=weights, masks=masks) + penalty
+
+    J, grads = jm.value_and_grad(net, params, X, Y, weights=weights, masks=masks)
+    for penalty in penalties:
+        J, grads = J + penalty.cost(params), penalty.gradient(params, grads)
+    expected_J, expected = jax.value_and_grad(whole)(params)
+    assert abs(J - expected_J) <= 1e-12 * abs(expected_J)
+    assert tree_error(grads, expected) <= 1e-12
+
+
+def test_the_notes_forms_of_l2(params):
+    """`lambda/(2m) sum ||W||^2` is l2(lambda / m); the step `w - eta (v + lambda w)` is l2(lambda)."""
+    X, Y = examples()
+    v = jm.value_and_grad(NET, params, X, Y)[1]
+    got = run(params, penalties=jm.l2(0.2), batch_size=12).params
+    for layer, start, grad in zip(got, params, v, strict=True):
+        np.testing.assert_allclose(layer.W, start.W - 0.1 * (grad.W + 0.2 * start.W), atol=1e-6)
+        np.testing.assert_allclose(layer.b, start.b - 0.1 * grad.b, atol=1e-6)  # biases are not penalised
+    decayed = run(params, optimizer=optax.chain(optax.add_decayed_weights(0.2, mask=only_weights), optax.sgd(0.1)))
+    assert tree_error(got, decayed.params) <= 1e-6
+    history = run(params, penalties=(jm.l2(0.2), jm.l1(0.1)), batch_size=12).history
+    assert history["penalty"][0] > 0 and history["cost"][0] == pytest.approx(float(jm.cost(NET, params, X, Y)))
+
+
+def only_weights(params):
+    return tuple(jm.Layer(True, False) for _ in params)
+
+
+def test_max_norm_shortens_each_units_incoming_weights_after_every_step(params):
+    limits = (0.5, 0.8, 1e6)
+    got = run(params, penalties=jm.max_norm(limits), batch_size=12).params
+    free = run(params, batch_size=12).params
+    for layer, without, limit in zip(got, free, limits, strict=True):
+        norms = np.linalg.norm(without.W, axis=1, keepdims=True)
+        np.testing.assert_allclose(layer.W, without.W * np.minimum(1, limit / norms), rtol=1e-5)
+    assert (np.linalg.norm(free[0].W, axis=1) > 0.5).any()
+
+
+def test_dropout_masks_keep_their_share_and_the_mean():
+    keep = jnp.asarray([0.8, 0.5, 1.0])
+    masks = jax.jit(lambda key, keep: jm.dropout_masks(NET, key, keep, 50_000))(jax.random.key(0), keep)
+    assert [mask.shape for mask in masks] == [(50_000, 4), (50_000, 6), (50_000, 5)]
+    for mask, p in zip(masks, keep, strict=True):
+        np.testing.assert_allclose(np.unique(mask), [1 / p] if p == 1 else [0, 1 / p])
+        deviation = ((1 - p) / p / mask.size) ** 0.5
+        assert abs(mask.mean() - 1) <= 5 * deviation + 1e-4
+        # entries are independent: neighbours in a row, a column, and masks of two layers
+        centred = np.asarray(mask) - 1
+        assert abs((centred[:, 1:] * centred[:, :-1]).mean()) <= 5 * deviation
+        assert abs((centred[1:] * centred[:-1]).mean()) <= 5 * deviation
+    again, other = (jm.dropout_masks(NET, jax.random.key(k, impl="rbg"), 0.5, 9) for k in (0, 1))
+    assert tree_error(again, other) > 0 and {float(v) for mask in again for v in mask.ravel()} == {0.0, 2.0}
+
+
+def test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation(params):
+    X, Y = examples()
+    got = run(params, keep=(0.9, 0.6, 0.6), batch_size=12, validation=(X, Y))
+    other = run(params, keep=(0.9, 0.6, 0.6), batch_size=12, validation=(X, Y), key=jax.random.key(2))
+    assert tree_error(got.params, other.params) > 1e-4
+    assert got.history["validation_cost"][0] == pytest.approx(float(jm.cost(NET, got.params, X, Y)), rel=1e-5)
+    none_dropped = run(params, keep=(1.0, 1.0, 1.0), batch_size=12, validation=(X, Y)).params
+    assert tree_error(none_dropped, run(params, batch_size=12).params) <= 1e-6
+    # the mean step over many keys is the step of the mean gradient over masks
+    many = jax.vmap(lambda key: jm.dropout_masks(NET, key, 0.5, 12))(jax.random.split(jax.random.key(5), 8000))
+    mean = jax.jit(jax.vmap(lambda masks: jm.value_and_grad(NET, params, *map(jnp.asarray, (X, Y)), masks=masks)[1]))
+    expected = jax.tree.map(lambda g: g.mean(0), mean(many))
+    plan = training.Plan(NET, optax.sgd(1.0), 12, 1, accuracy=True)
+    data = training.Data(jnp.asarray(X), jnp.asarray(Y))
+    half = training.Regularisation(keep=jnp.asarray(0.5))
+    step = lambda key: (
+        training.epoch(plan, training.start(plan, params, data, key, regularisation=half), data)[0].params
+    )
+    after = jax.jit(jax.vmap(step))(jax.random.split(jax.random.key(6), 8000))
+    got_mean = jax.tree.map(lambda start, p: start - p.mean(0), params, after)
+    assert tree_error(got_mean, expected) <= 0.1
+
+
+def test_smoothed_labels():
+    share = jnp.asarray(0.3, jnp.float32)
+    np.testing.assert_allclose(smoothed(NET, jnp.asarray([1]), share), [[0.1, 0.8, 0.1]], rtol=1e-6)
+    rows = jnp.asarray([[0.5, 0.5, 0.0]])
+    np.testing.assert_allclose(smoothed(NET, rows, share), optax.smooth_labels(rows, 0.3), rtol=1e-6)
+    single = jm.MLP((4, 1), output="sigmoid", loss="binary_cross_entropy")
+    np.testing.assert_allclose(smoothed(single, jnp.asarray([0, 1]), share), [0.15, 0.85], rtol=1e-6)
+
+
+def test_smoothing_class_weights_and_noise_in_fit(params):
+    X, Y = examples()
+    rows = jnp.asarray(optax.smooth_labels(jax.nn.one_hot(Y, 3), 0.2))
+    got = run(params, label_smoothing=0.2, batch_size=5)
+    assert tree_error(got.params, run(params, data=(X, rows), batch_size=5).params) <= 1e-6
+    assert got.history["accuracy"] == run(params, batch_size=5).history["accuracy"]  # of the true labels
+    by_class = np.asarray([1.0, 2.0, 0.5], np.float32)
+    got = run(params, class_weights=by_class, batch_size=5).params
+    assert tree_error(got, run(params, weights=by_class[Y], batch_size=5).params) <= 1e-6
+    both = run(params, class_weights=by_class, weights=np.arange(12.0), batch_size=5).params
+    assert tree_error(both, run(params, weights=by_class[Y] * np.arange(12), batch_size=5).params) <= 1e-6
+    with pytest.raises(ValueError, match=r"label_smoothing is given, but loss 'squared_error' takes numbers"):
+        net = jm.MLP((4, 1))
+        jm.fit(net, jm.init(net, jax.random.key(0)), (X, X[:, 0]), optimizer=optax.sgd(0.1), epochs=1,
+               key=jax.random.key(0), label_smoothing=0.1)  # fmt: skip
+
+
+def test_input_noise_has_its_deviation():
+    """A linear unit's squared error rises by `deviation^2 ||w||^2 / 2`."""
+    net = jm.MLP((4, 1))
+    p = (jm.Layer(jnp.asarray([[1.0, -2.0, 0.5, 3.0]]), jnp.zeros(1)),)
+    X = jnp.zeros((20_000, 4))
+    fit = partial(jm.fit, net, p, (X, jnp.zeros(20_000)), optimizer=optax.sgd(0.0), epochs=1, batch_size=2000,
+                  key=jax.random.key(0), progress=False)  # fmt: skip
+    assert fit(input_noise=0.3).history["cost"][0] == pytest.approx(0.5 * 0.09 * 14.25, rel=0.05)
+    assert fit().history["cost"][0] == 0
+
+
+def test_an_average_equals_the_closed_form_and_is_what_is_validated(params):
+    """`(1 - beta) sum_i beta^(t-i) theta_i / (1 - beta^t)` after each epoch of one step."""
+    X, Y = examples()
+    points = [run(params, epochs=t, batch_size=12).params for t in (1, 2, 3)]
+    result = run(params, epochs=3, batch_size=12, average=0.7, validation=(X, Y))
+    coefficients = 0.3 * 0.7 ** np.arange(2, -1, -1) / (1 - 0.7**3)
+    expected = jax.tree.map(lambda *theta: sum(c * t for c, t in zip(coefficients, theta, strict=True)), *points)
+    assert result.best_epoch == 3
+    assert tree_error(result.params, expected) <= 1e-6
+    assert tree_error(result.last_params, points[-1]) <= 1e-6
+    assert result.history["validation_cost"][-1] == pytest.approx(float(jm.cost(NET, expected, X, Y)), rel=1e-5)
+    without = run(params, epochs=3, batch_size=12, average=0.7)
+    assert tree_error(without.params, expected) <= 1e-6
+
+
+def test_an_augmented_example_is_what_the_network_sees(params):
+    """`augment` comes before `preprocess`, with a key for each example and step, and not at validation."""
+    X, Y = examples()
+    flip = lambda key, x: jnp.where(jax.random.bernoulli(key), x, -x)
+    always = lambda key, x: -x
+    got = run(params, augment=always, preprocess=lambda x: x * 2, batch_size=12, validation=(X, Y))
+    expected = run(params, data=(-2 * X, Y), batch_size=12)
+    assert tree_error(got.params, expected.params) <= 1e-6
+    doubled = float(jm.cost(NET, got.params, 2 * X, Y))
+    assert got.history["validation_cost"][0] == pytest.approx(doubled, rel=1e-5)
+    some = run(params, augment=flip, batch_size=12).params
+    assert tree_error(some, expected.params) > 1e-4 and tree_error(some, run(params, batch_size=12).params) > 1e-4
+
+
+def test_another_strength_does_not_compile_again(params):
+    import importlib
+
+    compiled = importlib.import_module("jaxmlp.training.fit")._compiled_epoch
+    strengths = lambda s: dict(penalties=(jm.l2(s), jm.max_norm(1 + s)), keep=1 - s, label_smoothing=s, input_noise=s,
+                               average=s, batch_size=5)  # fmt: skip
+    first = run(params, **strengths(0.1))
+    before = compiled._cache_size()
+    second = run(params, **strengths(0.2))
+    assert compiled._cache_size() == before and tree_error(first.params, second.params) > 1e-3
