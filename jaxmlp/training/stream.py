@@ -38,9 +38,10 @@ def checked(data: Any) -> Stream:
 
 
 def at_epoch(data: Stream, epoch: int) -> Iterator[Any]:
-    """The batches of one epoch, 0 the first; a loader with `set_epoch` is told which, so that orders can differ."""
-    if hasattr(data, "set_epoch"):
-        data.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+    """The batches of one epoch, 0 the first; what has a `set_epoch`, or a sampler with one, is told which it is."""
+    for told in (data, getattr(data, "sampler", None)):
+        if hasattr(told, "set_epoch"):
+            told.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     return iter(data)
 
 
