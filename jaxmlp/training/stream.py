@@ -77,7 +77,7 @@ def parts(net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess
         except BaseException as error:  # raised again where the batches are used
             put(error)
 
-    thread = threading.Thread(target=read, daemon=True)
+    thread = threading.Thread(target=read, name="jaxmlp reader", daemon=True)
     thread.start()
     try:
         while (part := ready.get()) is not None:

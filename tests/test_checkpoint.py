@@ -1,0 +1,124 @@
+"""A run on disk: it goes on to the same bits, refuses another run's folder, and its log has each epoch once."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from problems import tree_error
+
+import jaxmlp as jm
+
+NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
+SGD = optax.sgd(0.3, momentum=0.9)
+
+
+def examples(m=30, seed=0):
+    X = np.random.default_rng(seed).normal(size=(m, 3)).astype(np.float32)
+    return X, (X[:, 0] > 0).astype(np.int32)
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder=None, stop_after=None, **options):
+    """Everything at once: dropout, noise, an average, a rule that learns, validation; killed after an epoch's log."""
+
+    def callback(epoch, metrics):
+        if epoch == stop_after:
+            raise Killed
+
+    options = {"epochs": 7, "checkpoints": folder, "key": jax.random.key(1), "hyper": None} | options
+    return jm.fit(
+        NET, jm.init(NET, jax.random.key(0)), options.pop("data", examples()), optimizer=options.pop("optimizer", SGD),
+        batch_size=8, keep=0.8, input_noise=0.1, average=0.9, rule=jm.rules.kolen_pollack(), monitor=True,
+        validation=examples(20, seed=1), callback=callback, progress=False, **options,
+    )  # fmt: skip
+
+
+def same(first, second):
+    assert tree_error(first.params, second.params) == 0 and tree_error(first.last_params, second.last_params) == 0
+    assert first.best_epoch == second.best_epoch and list(first.history) == list(second.history)
+    for name, column in first.history.items():
+        if name != "seconds":
+            np.testing.assert_array_equal(column, second.history[name])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    with jax.numpy_dtype_promotion("strict"):
+        return run()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, uninterrupted, every):
+    """Killed after several epochs, some of them after the last checkpoint: what was lost is done again."""
+    log = tmp_path / "log" / "run.jsonl"
+    for stop_after in (2, 5, 6):
+        with pytest.raises(Killed):
+            run(tmp_path / "run", stop_after, checkpoint_every=every, log=log)
+    result = run(tmp_path / "run", checkpoint_every=every, log=log)
+    same(result, uninterrupted)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["cost"] for line in lines] == result.history["cost"].tolist()
+    assert len(lines[0]["delta_norm"]) == 2
+    same(run(tmp_path / "run", log=log), uninterrupted)  # a finished run is only read
+    assert len(log.read_text().splitlines()) == 7
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.safetensors", "best.safetensors"}
+
+
+def test_more_epochs_go_further_and_fewer_are_there_already(tmp_path, uninterrupted):
+    run(tmp_path, epochs=4)
+    same(run(tmp_path), uninterrupted)
+    assert len(run(tmp_path, epochs=2).history["epoch"]) == 7
+
+
+def test_the_best_epochs_state_is_kept(tmp_path):
+    result = run(tmp_path)
+    (tmp_path / "last.safetensors").write_bytes((tmp_path / "best.safetensors").read_bytes())
+    best = run(tmp_path, epochs=1)
+    assert len(best.history["epoch"]) == best.best_epoch == result.best_epoch
+    assert tree_error(best.params, result.params) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"data": examples(seed=2)}, "data"),
+        ({"key": jax.random.key(2)}, "key"),
+        ({"penalties": jm.l2(0.1)}, "regularisation|leaf"),
+        ({"patience": 3}, "patience"),
+        ({"best_by": "accuracy"}, "best_by"),
+        ({"optimizer": optax.sgd(0.1)}, "leaf .*opt_state"),
+        ({"optimizer": optax.sgd, "hyper": {"learning_rate": 0.1}}, "leaf|hyper"),
+    ],
+)
+def test_another_runs_folder_is_refused(tmp_path, options, what):
+    run(tmp_path, epochs=1)
+    with pytest.raises(ValueError, match=rf"last.safetensors.*({what})"):
+        run(tmp_path, **options)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    run(tmp_path, epochs=1)
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"last\.safetensors"):
+        run(tmp_path)
+
+
+def test_a_diverged_run_stays_diverged(tmp_path):
+    options = {"optimizer": optax.sgd(1e9), "epochs": 3, "checkpoints": tmp_path}
+    for _ in range(2):
+        with pytest.raises(jm.DivergedError):
+            run(tmp_path, **options)
+
+
+def test_a_log_has_null_for_what_is_not_finite(tmp_path):
+    X, Y = examples(1)
+    jm.fit(NET, jm.init(NET, jax.random.key(0)), (X, Y), optimizer=optax.sgd(0.1), epochs=1, key=jax.random.key(0),
+           monitor=True, log=tmp_path / "one.jsonl", progress=False)  # fmt: skip
+    assert json.loads((tmp_path / "one.jsonl").read_text())["noise_scale"] is None

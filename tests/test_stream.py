@@ -1,0 +1,149 @@
+"""`fit` on batches that are read as it goes: the same steps as on arrays, in bounded memory, and its mistakes."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from problems import tree_error
+
+import jaxmlp as jm
+from jaxmlp.training import stream
+
+NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
+SGD = optax.sgd(0.1)
+
+
+def examples(m=22):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(m, 3)).astype(np.float32)
+    return X, (X[:, 0] > 0).astype(np.int32)
+
+
+def batches(size, m=22):
+    X, Y = examples(m)
+    return [(X[i : i + size], Y[i : i + size]) for i in range(0, m, size)]
+
+
+@pytest.fixture
+def params(key):
+    return jm.init(NET, key)
+
+
+def fit(params, data, **options):
+    options = {"optimizer": SGD, "key": jax.random.key(1), "epochs": 2, "progress": False} | options
+    return jm.fit(NET, params, data, **options)
+
+
+def gradient(params, X, Y):
+    return jax.grad(lambda p: jm.cost(NET, p, X, Y))(params)
+
+
+def test_each_batch_is_a_step_the_ragged_last_one_included(params, monkeypatch):
+    monkeypatch.setattr(stream, "PART_STEPS", 2)  # 4 and 4, 4 and 4, 4, 2: parts of several lengths and shapes
+    got = fit(params, batches(4))
+    steps = [(jnp.asarray(X), jnp.asarray(Y)) for X, Y in batches(4) * 2]
+    assert tree_error(got.params, oracles.sgd(params, steps, 0.1, gradient)) <= 5e-6
+    X, Y = examples()
+    whole = fit(params, [(X, Y)], validation=(X, Y))
+    arrays = fit(params, (X, Y), batch_size=22, validation=(X, Y))
+    assert tree_error(whole.params, arrays.params) <= 1e-6
+    for name in ("cost", "accuracy", "validation_cost"):
+        np.testing.assert_allclose(whole.history[name], arrays.history[name], rtol=1e-5)
+    assert whole.best_epoch == arrays.best_epoch
+
+
+def test_a_batch_may_have_weights_which_count_as_they_are(params):
+    w = np.linspace(0, 2, 22).astype(np.float32)
+    weighted = [(X, Y, w[4 * i : 4 * i + 4]) for i, (X, Y) in enumerate(batches(4))]
+    loss = lambda p, X, Yw: jnp.mean(jm.backprop(NET, p, X, Yw[0]).losses * Yw[1])
+    steps = [tuple(map(jnp.asarray, batch)) for batch in weighted]
+    expected = oracles.sgd(params, [(X, (Y, w)) for X, Y, w in steps], 0.1, jax.grad(loss))
+    assert tree_error(fit(params, weighted, epochs=1).params, expected) <= 1e-5
+
+
+def test_each_epoch_reads_anew_and_is_told_its_number(params):
+    class Loader:
+        told, read = [], 0
+
+        def set_epoch(self, number):
+            self.told.append(number)
+
+        def __iter__(self):
+            self.read += 1
+            return iter([list(batch) for batch in batches(11)])  # lists, as PyTorch's loaders give
+
+    loader = Loader()
+    fit(params, loader, epochs=3)
+    assert loader.told == [0, 0, 1, 2] and loader.read == 4  # once to look at the first batch
+
+
+def test_dropout_differs_from_batch_to_batch_and_repeats_with_the_key(params):
+    same = [(examples(4)[0], examples(4)[1])] * 3
+    run = lambda key: fit(params, same, keep=0.5, optimizer=optax.sgd(0.0), key=key, epochs=1).history["cost"][0]
+    assert run(jax.random.key(1)) == run(jax.random.key(1)) != run(jax.random.key(2))
+
+
+def test_what_goes_wrong_while_reading_is_raised_and_the_reader_ends(params):
+    class Exhausted:
+        def __init__(self):
+            self.times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return iter(batches(11) if self.times < 3 else [])
+
+    class Broken:
+        def __iter__(self):
+            yield from batches(11)
+            raise OSError("the disk is gone")
+
+    with pytest.raises(ValueError, match=r"data gave no batches in epoch 2; expected an object that starts anew"):
+        fit(params, Exhausted())
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(params, Broken())
+    with pytest.raises(ValueError, match=r"data gives no batches, expected at least one \(X, Y\)"):
+        fit(params, [])
+    with pytest.raises(ValueError, match=r"Y of batch 1 holds the class 7, expected classes 0 to 1"):
+        fit(params, [examples(), (examples()[0], np.full(22, 7))])
+    assert not [t for t in threading.enumerate() if t.name.startswith("jaxmlp")]
+
+
+MEMORY = """
+import json, resource, sys
+import jax, numpy as np, optax
+import jaxmlp as jm
+
+class Made:  # 1.2 GB a pass, made as it is read
+    def __iter__(self):
+        block = np.random.default_rng(0).integers(0, 256, (512, 784), dtype=np.uint8)
+        for i in range(3000):
+            yield np.roll(block, i, axis=0), np.arange(512, dtype=np.int32) % 10
+
+net = jm.MLP((784, 8, 10), output="softmax", loss="cross_entropy")
+run = lambda data, epochs: jm.fit(net, jm.init(net, jax.random.key(0)), data, optimizer=optax.sgd(0.01), epochs=epochs,
+                                  key=jax.random.key(0), preprocess=jm.data.scale_pixels, progress=False)
+anonymous = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) // 1024
+run([next(iter(Made()))] * 20, 2)  # all that is compiled and allocated once
+before = anonymous()
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]) * 2**20 + data_size, -1)) if (data_size := int(
+    next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024) else None
+result = run(Made(), 1)
+print(json.dumps({"grown": anonymous() - before, "cost": result.history["cost"][-1]}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_a_stream_larger_than_the_memory_it_is_allowed_stays_within_it():
+    """1.2 GB of batches while the process may not allocate 300 MB more than it has."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, "300"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout)
+    assert seen["grown"] < 200 and np.isfinite(seen["cost"])
