@@ -13,6 +13,8 @@ from jaxmlp.backward import sample_labels as sample_labels
 from jaxmlp.backward import value_and_grad as value_and_grad
 from jaxmlp.check import check_gradients as check_gradients
 from jaxmlp.chunks import in_chunks as in_chunks
+from jaxmlp.circuit import Circuit as Circuit
+from jaxmlp.circuit import circuit as circuit
 from jaxmlp.curvature import ggn_blocks as ggn_blocks
 from jaxmlp.curvature import ggn_diagonal as ggn_diagonal
 from jaxmlp.curvature import ggnvp as ggnvp

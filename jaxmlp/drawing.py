@@ -1,0 +1,167 @@
+"""Circuits as graphs from left to right: a column a step, no wire through a gate, no label on another.
+
+A wire that passes columns by has a place of its own in each, so a circuit is columns of places. Their order within a
+column is the one met with the fewest crossings when each follows its neighbours (Sugiyama et al. 1981); their heights
+are near their neighbours', at least a place apart. Lengths are in inches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean as mean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxmlp.circuit import Circuit, Row, shown
+from jaxmlp.plotting import BLUE, RED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FONT, CHARACTER, LINE, MARGIN, GAP = 9, 0.075, 0.15, 0.08, 0.32
+TIMES = "\N{MULTIPLICATION SIGN}"
+SYMBOLS = {"add": "{} + {}", "sub": "{} - {}", "mul": f"{{}} {TIMES} {{}}", "div": "{} / {}", "neg": "-{}",
+           "square": "{} ^ 2", "integer_pow": "{} ^ {}", "pow": "{} ^ {}", "dot_general": "{} @ {}"}  # fmt: skip
+COMMUTATIVE = {"add": "+", "mul": TIMES}
+
+Place = tuple[int, str]  # a column, and a wire that comes out of a gate there or passes by
+Links = list[tuple[Place, Place]]  # each from a column to the next
+
+
+def draw_circuit(circuit: Circuit) -> Figure:
+    """Gates in boxes; above each wire its name and value (blue), below it the gradient of the output in it (red)."""
+    from matplotlib.figure import Figure
+
+    rows = {row.wire: row for row in circuit.rows}
+    at = _column_of(rows)
+    columns, links = _places(rows, at)
+    columns = _ordered(columns, links)
+    lines = max(sum(len(tag.split("\n")) for tag in _tags(row)) for row in circuit.rows)
+    apart = LINE * (lines + 1.5)
+    height = {place: apart * y for place, y in _heights(columns, links).items()}
+    box = lambda name: CHARACTER * len(_label(rows[name], rows)) + 3 * MARGIN if rows[name].gate else 0.0
+    tag = lambda name: CHARACTER * max(len(line) for tag in _tags(rows[name]) for line in tag.split("\n")) + 2 * MARGIN
+    own = [[name for name in column if at[name] == k] for k, column in enumerate(columns)]
+    boxes = [max(map(box, names), default=0.0) for names in own]
+    ends = np.cumsum([b + max(map(tag, names), default=0.0) + GAP for b, names in zip(boxes, own, strict=True)]) - GAP
+    starts = np.concatenate([[0.0], ends[:-1] + GAP])
+
+    low, high = min(height.values()) - apart / 2 - MARGIN, max(height.values()) + apart / 2 + MARGIN
+    made = Figure(figsize=(ends[-1] + 2 * MARGIN, high - low))
+    ax = made.add_axes((0, 0, 1, 1), xlim=(-MARGIN, ends[-1] + MARGIN), ylim=(low, high))
+    ax.axis("off")
+    line = {"color": "0.4", "linewidth": 1, "solid_capstyle": "round"}
+    for (k, name), (_, to) in links:
+        ax.plot([ends[k], starts[k + 1]], [height[k, name], height[k + 1, to]], **line)
+    for (k, name), y in height.items():
+        leaves = at[name] == k and not rows[name].gate  # an argument begins here
+        ax.plot([starts[k] + boxes[k] if leaves else starts[k], ends[k]], [y, y], **line)
+        if at[name] != k:
+            continue
+        middle, (above, below) = (starts[k] + boxes[k] + ends[k]) / 2, _tags(rows[name])
+        ax.text(middle, y + 0.04, above, color=BLUE, ha="center", va="bottom", fontsize=FONT)
+        ax.text(middle, y - 0.05, below, color=RED, ha="center", va="top", fontsize=FONT)
+        if rows[name].gate:
+            ax.text(starts[k] + boxes[k] / 2, y, _label(rows[name], rows), ha="center", va="center", fontsize=FONT,
+                    bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "0.2"})  # fmt: skip
+    return made
+
+
+def _tags(row: Row) -> tuple[str, str]:
+    """What stands above and below a wire; a small matrix takes a line a row."""
+    value, upstream = _by_rows(row.value), "" if row.upstream is None else _by_rows(row.upstream)
+    return f"{row.wire} =\n{value}" if "\n" in value else f"{row.wire} = {value}", upstream
+
+
+def _by_rows(value: np.ndarray) -> str:
+    rows = list(value) if value.ndim == 2 and value.size <= 4 else [value]
+    return "\n".join(shown(row, digits=3) for row in rows)
+
+
+def _label(row: Row, rows: Mapping[str, Row]) -> str:
+    """What a gate's box says: names where there is a constant, or where the order matters."""
+    only_wires = all(name in rows for name in row.inputs)
+    if only_wires and row.gate in COMMUTATIVE:
+        return COMMUTATIVE[row.gate]
+    if row.gate in SYMBOLS:
+        return SYMBOLS[row.gate].format(*row.inputs)
+    return row.gate if only_wires else f"{row.gate}({', '.join(row.inputs)})"
+
+
+def _column_of(rows: Mapping[str, Row]) -> dict[str, int]:
+    """A gate's is one after its last input's, an argument's one before its first gate's."""
+    at: dict[str, int] = {}
+    for name, row in rows.items():
+        at[name] = 1 + max((at[x] for x in row.inputs if x in rows), default=-1)
+    for name, row in rows.items():
+        if not row.gate:
+            at[name] = min((at[gate] - 1 for gate, r in rows.items() if name in r.inputs), default=0)
+    return at
+
+
+def _places(rows: Mapping[str, Row], at: Mapping[str, int]) -> tuple[list[list[str]], Links]:
+    """The wires of each column, those that pass by included, and what joins them."""
+    columns: list[list[str]] = [[] for _ in range(1 + max(at.values()))]
+    links: Links = []
+    for name in rows:
+        takers = [gate for gate, row in rows.items() if name in row.inputs]
+        last = max((at[gate] - 1 for gate in takers), default=at[name])
+        for k in range(at[name], last + 1):
+            columns[k].append(name)
+        links += [((k, name), (k + 1, name)) for k in range(at[name], last)]
+        links += [((at[gate] - 1, name), (at[gate], gate)) for gate in takers]
+    return columns, links
+
+
+def _beside(links: Links) -> dict[tuple[Place, int], list[Place]]:
+    """The neighbours of each place to its left (-1) and right (1)."""
+    found: dict[tuple[Place, int], list[Place]] = {}
+    for a, b in links:
+        found.setdefault((a, 1), []).append(b)
+        found.setdefault((b, -1), []).append(a)
+    return found
+
+
+def _ordered(columns: list[list[str]], links: Links) -> list[list[str]]:
+    """Sweeps to the right and back, each column sorted by the mean position of its neighbours on the side just left."""
+    beside = _beside(links)
+    position = {(k, name): float(i) for k, column in enumerate(columns) for i, name in enumerate(column)}
+    best, fewest = columns, _crossings(position, links)
+    for sweep in range(12):
+        side = -1 if sweep % 2 else 1
+        for k in range(len(columns))[::-side]:
+            wanted = {n: mean([position[p] for p in beside.get(((k, n), side), [(k, n)])]) for n in columns[k]}
+            columns = [*columns[:k], sorted(columns[k], key=wanted.__getitem__), *columns[k + 1 :]]
+            position |= {(k, name): float(i) for i, name in enumerate(columns[k])}
+        if (crossings := _crossings(position, links)) < fewest:
+            best, fewest = columns, crossings
+    return [column[::-1] for column in best]  # heights count upwards, the first is on top
+
+
+def _crossings(position: Mapping[Place, float], links: Links) -> int:
+    pairs = [(a, b) for a, b in combinations(links, 2) if a[0][0] == b[0][0]]
+    return sum((position[a] - position[c]) * (position[b] - position[d]) < 0 for (a, b), (c, d) in pairs)
+
+
+def _heights(columns: list[list[str]], links: Links) -> dict[Place, float]:
+    """Each gate near its inputs, each argument near its gates, in the column's order and at least 1 apart."""
+    beside = _beside(links)
+    height = {(k, n): i - (len(column) - 1) / 2 for k, column in enumerate(columns) for i, n in enumerate(column)}
+    near = {place: beside.get((place, -1)) or beside.get((place, 1)) or [place] for place in height}
+    for _ in range(100):
+        for k, column in enumerate(columns):
+            wanted = [mean([height[p] for p in near[k, name]]) - i for i, name in enumerate(column)]
+            height |= {(k, n): y + i for i, (n, y) in enumerate(zip(column, _increasing(wanted), strict=True))}
+    return height
+
+
+def _increasing(wanted: Sequence[float]) -> list[float]:
+    """The nearest sequence, by squares, that does not fall: neighbours that would are pooled (Barlow et al. 1972)."""
+    pools: list[list[float]] = []
+    for value in wanted:
+        pools.append([float(value)])
+        while len(pools) > 1 and mean(pools[-2]) > mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    return [mean(pool) for pool in pools for _ in pool]
