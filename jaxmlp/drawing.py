@@ -20,7 +20,7 @@ from jaxmlp.plotting import BLUE, RED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FONT, CHARACTER, LINE, MARGIN, GAP = 9, 0.075, 0.15, 0.08, 0.32
+FONT, CHARACTER, LINE, MARGIN, GAP, AGAIN, WIDTH = 9, 0.075, 0.15, 0.08, 0.32, 0.9, 13
 TIMES = "\N{MULTIPLICATION SIGN}"
 SYMBOLS = {"add": "{} + {}", "sub": "{} - {}", "mul": f"{{}} {TIMES} {{}}", "div": "{} / {}", "neg": "-{}",
            "square": "{} ^ 2", "integer_pow": "{} ^ {}", "pow": "{} ^ {}", "dot_general": "{} @ {}"}  # fmt: skip
@@ -31,42 +31,79 @@ Links = list[tuple[Place, Place]]  # each from a column to the next
 
 
 def draw_circuit(circuit: Circuit) -> Figure:
-    """Gates in boxes; above each wire its name and value (blue), below it the gradient of the output in it (red)."""
+    """Gates in boxes; above each wire its name and value (blue), below it the gradient of the output in it (red).
+
+    A circuit wider than a page goes on in a row below, where the wires that lead there stand again by their names.
+    """
     from matplotlib.figure import Figure
 
     rows = {row.wire: row for row in circuit.rows}
     at = _column_of(rows)
     columns, links = _places(rows, at)
     columns = _ordered(columns, links)
-    lines = max(sum(len(tag.split("\n")) for tag in _tags(row)) for row in circuit.rows)
-    apart = LINE * (lines + 1.5)
-    height = {place: apart * y for place, y in _heights(columns, links).items()}
-    box = lambda name: CHARACTER * len(_label(rows[name], rows)) + 3 * MARGIN if rows[name].gate else 0.0
-    tag = lambda name: CHARACTER * max(len(line) for tag in _tags(rows[name]) for line in tag.split("\n")) + 2 * MARGIN
-    own = [[name for name in column if at[name] == k] for k, column in enumerate(columns)]
-    boxes = [max(map(box, names), default=0.0) for names in own]
-    ends = np.cumsum([b + max(map(tag, names), default=0.0) + GAP for b, names in zip(boxes, own, strict=True)]) - GAP
-    starts = np.concatenate([[0.0], ends[:-1] + GAP])
-
-    low, high = min(height.values()) - apart / 2 - MARGIN, max(height.values()) + apart / 2 + MARGIN
-    made = Figure(figsize=(ends[-1] + 2 * MARGIN, high - low))
-    ax = made.add_axes((0, 0, 1, 1), xlim=(-MARGIN, ends[-1] + MARGIN), ylim=(low, high))
+    spans, boxes, (width, height), y = _positions(rows, at, columns, links)
+    made = Figure(figsize=(width, height))
+    ax = made.add_axes((0, 0, 1, 1), xlim=(-MARGIN, width - MARGIN), ylim=(-height, 0))
     ax.axis("off")
     line = {"color": "0.4", "linewidth": 1, "solid_capstyle": "round"}
-    for (k, name), (_, to) in links:
-        ax.plot([ends[k], starts[k + 1]], [height[k, name], height[k + 1, to]], **line)
-    for (k, name), y in height.items():
-        leaves = at[name] == k and not rows[name].gate  # an argument begins here
-        ax.plot([starts[k] + boxes[k] if leaves else starts[k], ends[k]], [y, y], **line)
-        if at[name] != k:
-            continue
-        middle, (above, below) = (starts[k] + boxes[k] + ends[k]) / 2, _tags(rows[name])
-        ax.text(middle, y + 0.04, above, color=BLUE, ha="center", va="bottom", fontsize=FONT)
-        ax.text(middle, y - 0.05, below, color=RED, ha="center", va="top", fontsize=FONT)
-        if rows[name].gate:
-            ax.text(starts[k] + boxes[k] / 2, y, _label(rows[name], rows), ha="center", va="center", fontsize=FONT,
-                    bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "0.2"})  # fmt: skip
+    text = {"ha": "center", "fontsize": FONT}
+    for start, end in links:
+        (_, right), (left, _), again = spans[start[0]], spans[end[0]], (start[0], start[1], "again")
+        right, start = (left - GAP, again) if again in y else (right, start)
+        ax.plot([right, left], [y[start], y[end]], **line)
+    for k, name in (place[:2] for place in y if "again" in place[2:]):
+        left, right = spans[k + 1][0] - AGAIN, spans[k][1]
+        height = y[k, name, "again"]
+        ax.plot([right, right + GAP], [y[k, name]] * 2, linestyle=":", **line)
+        ax.plot([left, left + AGAIN - GAP], [height] * 2, linestyle=":", **line)
+        ax.text(left, height + 0.04, name, color=BLUE, va="bottom", fontsize=FONT)
+    for k, column in enumerate(columns):
+        for name in column:
+            (left, right), height = spans[k], y[k, name]
+            row, out = rows[name], spans[k][0] + boxes[k]
+            begins = at[name] == k and not row.gate  # an argument
+            ax.plot([out if begins else left, right], [height, height], **line)
+            if at[name] != k:
+                continue
+            above, below = _tags(row)
+            ax.text((out + right) / 2, height + 0.04, above, color=BLUE, va="bottom", **text)
+            ax.text((out + right) / 2, height - 0.05, below, color=RED, va="top", **text)
+            if row.gate:
+                ax.text((left + out) / 2, height, _label(row, rows), va="center", **text,
+                        bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "0.2"})  # fmt: skip
     return made
+
+
+def _positions(rows, at, columns, links):
+    """Each column's left and right end and its boxes' width, the size of all, and each place's height.
+
+    A place that goes on in the row below has a second height there, under the key `(column, wire, "again")`.
+    """
+    longest = lambda tags: max(len(line) for tag in tags for line in tag.split("\n"))
+    box = lambda name: CHARACTER * len(_label(rows[name], rows)) + 3 * MARGIN if rows[name].gate else 0.0
+    own = [[name for name in column if at[name] == k] for k, column in enumerate(columns)]
+    boxes = [max(map(box, names), default=0.0) for names in own]
+    tags = [CHARACTER * max((longest(_tags(rows[n])) for n in names), default=0) + 2 * MARGIN for names in own]
+    starts, page = [0.0], [0]  # of each column: where it begins, and in which row
+    for k in range(1, len(columns)):
+        start = starts[-1] + boxes[k - 1] + tags[k - 1] + GAP
+        fits = start + boxes[k] + tags[k] <= WIDTH
+        starts.append(start if fits else AGAIN)
+        page.append(page[-1] + (not fits))
+    spans = [(start, start + b + t) for start, b, t in zip(starts, boxes, tags, strict=True)]
+
+    lines = max(sum(len(tag.split("\n")) for tag in _tags(row)) for row in rows.values())
+    apart = LINE * (lines + 1.5)
+    relative = {place: apart * y for place, y in _heights(columns, links).items()}
+    y, top = {}, 0.0
+    for number in range(page[-1] + 1):
+        here = {place: h for place, h in relative.items() if page[place[0]] == number}
+        here |= {(*a, "again"): relative[a] for a, b in links if page[a[0]] < page[b[0]] == number}
+        top -= apart / 2 + MARGIN
+        y |= {place: h - max(here.values()) + top for place, h in here.items()}
+        top -= max(here.values()) - min(here.values()) + apart / 2 + MARGIN
+    width = max(right for _, right in spans) + 2 * MARGIN + (GAP if page[-1] else 0)
+    return spans, boxes, (width, -top), y
 
 
 def _tags(row: Row) -> tuple[str, str]:
