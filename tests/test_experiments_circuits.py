@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from experiments import circuits
+from experiments import circuits, flow
 from experiments.output import Output
 
 
@@ -29,3 +29,21 @@ def test_circuits_equal_autodiff_and_the_notes(out):
     assert shown["difference"] <= 1e-12
     assert [shown[name] for name in ("value", "x", "y", "z")] == [-12, -4, -4, 3]
     assert {path.stem for path in made.folder.glob("*.png")} == {"notes", "sigmoid", "routing", "network"}
+
+
+def test_the_flow_along_paths_equals_the_recursion(out):
+    settings = flow.Settings()
+    made = out("flow", settings)
+    assert max(flow.run(settings, made).values()) <= 1e-12
+    assert (made.folder / "flow.png").exists()
+    report = (made.folder / "report.txt").read_text()
+    assert report.count("w z_3^1 ") == 4  # paths of the chosen weight
+    deeper = flow.Settings(sizes=(3, 4, 3, 5), label=5, quick=True)
+    assert max(flow.run(deeper, out("flow", deeper)).values()) <= 1e-12
+    for wrong, message in (
+        ({"weight": (5, 1)}, r"weight is \(5, 1\), expected a unit from 1 to 4"),
+        ({"label": 0}, "label is 0, expected a class from 1 to 4"),
+        ({"sizes": (3, 4)}, r"sizes is \(3, 4\), expected a hidden layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flow.run(flow.Settings(**wrong), made)
