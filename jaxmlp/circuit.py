@@ -88,8 +88,9 @@ def _swap_matrices(local, upstream, x, y, dimension_numbers, **_):
     free = [xs[i] for i in range(x.ndim) if i not in (*x_summed, *x_batch)]
     free += [ys[j] for j in range(y.ndim) if j not in (*y_summed, *y_batch)]
     out, xs, ys = "".join([xs[i] for i in x_batch] + free), "".join(xs), "".join(ys)
-    of_x = np.einsum(f"{out},{ys}->{xs}", upstream, local[0]) if local[0] is not None else None
-    of_y = np.einsum(f"{xs},{out}->{ys}", local[1], upstream) if local[1] is not None else None
+    wide = lambda array: array.astype(np.promote_types(array.dtype, np.float32))  # einsum knows no bfloat16
+    of_x = np.einsum(f"{out},{ys}->{xs}", wide(upstream), wide(local[0])) if local[0] is not None else None
+    of_y = np.einsum(f"{xs},{out}->{ys}", wide(local[1]), wide(upstream)) if local[1] is not None else None
     return of_x, of_y
 
 
@@ -138,7 +139,7 @@ GATES: dict[str, Kind] = {
     "reduce_min": _reducing(lambda out, x, axes, **_: (_won(x, out, axes),)),
     # entries that move
     "copy": _moving(lambda upstream, x: upstream),
-    "convert_element_type": _moving(lambda upstream, x, **_: upstream.astype(x.dtype)),
+    "convert_element_type": _moving(lambda upstream, x, **_: upstream),
     "reshape": _moving(lambda upstream, x, **_: upstream.reshape(x.shape)),
     "squeeze": _moving(lambda upstream, x, **_: upstream.reshape(x.shape)),
     "transpose": _moving(lambda upstream, x, permutation: upstream.transpose(np.argsort(permutation))),
@@ -169,7 +170,7 @@ class Wire:
     @property
     def carries(self) -> bool:
         """Whether a gradient comes back on it: a floating-point number that depends on an argument."""
-        return bool(self.gate) and np.issubdtype(self.value.dtype, np.floating)
+        return bool(self.gate) and jnp.issubdtype(self.value.dtype, jnp.floating)
 
     @property
     def values(self) -> tuple[np.ndarray, ...]:
@@ -189,9 +190,9 @@ class Wire:
 
 def _walk(jaxpr, constants, inputs: Sequence[Wire], made: list[Wire]) -> list[Wire]:
     """Runs a jaxpr gate by gate, nested ones too; the wires of its outputs. `made` gathers those of all gates."""
-    wires = dict(zip(jaxpr.constvars, [Wire(np.asarray(c)) for c in constants], strict=True))
+    wires = dict(zip(jaxpr.constvars, [Wire(_held(c)) for c in constants], strict=True))
     wires |= dict(zip(jaxpr.invars, inputs, strict=True))
-    wire_of = lambda v: Wire(_constant(v)) if isinstance(v, Literal) else wires[v]
+    wire_of = lambda v: Wire(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else wires[v]  # pyright: ignore
     for equation in jaxpr.eqns:
         given = [wire_of(v) for v in equation.invars]
         nested = _nested(equation)
@@ -200,8 +201,9 @@ def _walk(jaxpr, constants, inputs: Sequence[Wire], made: list[Wire]) -> list[Wi
     return [wire_of(v) for v in jaxpr.outvars]
 
 
-def _constant(literal: Any) -> np.ndarray:
-    return np.asarray(literal.val, literal.aval.dtype)
+def _held(value: Any) -> Any:
+    """A value as a NumPy array; a random key as it is."""
+    return value if jnp.issubdtype(value.dtype, jax.dtypes.extended) else np.asarray(value)
 
 
 def _nested(equation):
@@ -229,11 +231,11 @@ def _run(equation, given: list[Wire], made: list[Wire]) -> list[Wire]:
         outputs = equation.primitive.bind(*values, **params)
         outputs = outputs if equation.primitive.multiple_results else [outputs]
     if not any(wire.gate for wire in given):
-        return [Wire(np.asarray(value)) for value in outputs]
+        return [Wire(_held(value)) for value in outputs]
     if name == "convert_element_type" and outputs[0].dtype == values[0].dtype:
         return given
     params = {key: value for key, value in params.items() if value is not None}
-    found = [Wire(np.asarray(value), name, tuple(given), params) for value in outputs]
+    found = [Wire(_held(value), name, tuple(given), params) for value in outputs]
     made += found
     return found
 
@@ -256,7 +258,7 @@ def backward(output: Wire, gates: Sequence[Wire], local: dict[Wire, Any]) -> dic
         downstream = GATES[out.gate].times(local[out], upstream[out], *out.values, **out.params)
         for x, gradient in zip(out.inputs, downstream, strict=True):
             if x.carries:
-                upstream[x] = upstream[x] + gradient if x in upstream else gradient
+                upstream[x] = upstream.get(x, 0) + np.asarray(gradient, x.value.dtype)
     return upstream
 
 
@@ -311,7 +313,8 @@ def shown(value: np.ndarray | None, digits: int = 4) -> str:
         return "x".join(map(str, value.shape)) + " array"
     if value.ndim:
         return "[" + " ".join(shown(part, digits) for part in value) + "]"
-    return f"{value + 0.0:.{digits}g}" if np.issubdtype(value.dtype, np.floating) else str(value)  # + 0 makes -0 0
+    is_real = jnp.issubdtype(value.dtype, jnp.floating)
+    return f"{float(value) + 0:.{digits}g}" if is_real else str(value)  # + 0 makes -0 0
 
 
 def circuit(function: Callable[..., Any], *arguments: Any) -> Circuit:

@@ -207,9 +207,19 @@ def test_functions_without_gates():
     assert jm.circuit(lambda x: (x > 0).astype(x.dtype), 1.0).gradients == (0,)
 
 
-def test_float32_stays_float32():
-    found = jm.circuit(lambda v: jnp.sum(jnp.exp(v) * 2 / v), V.astype(np.float32))
-    assert {row.upstream.dtype for row in found.rows} | {found.gradients[0].dtype} == {np.dtype(np.float32)}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_is_kept(dtype):
+    v, f = jnp.asarray(V, dtype), lambda v: jnp.sum(jnp.exp(v) * 2 / v) + jnp.dot(v, v)
+    found = jm.circuit(f, v)
+    assert found.value.dtype == found.gradients[0].dtype == dtype
+    assert all(row.upstream.dtype == row.value.dtype for row in found.rows)
+    assert tree_error(found.gradients[0], jax.grad(f)(v)) <= 10 * jnp.finfo(dtype).eps
+
+
+def test_what_depends_on_no_argument_is_a_constant():
+    noise = lambda: jax.random.normal(jax.random.key(0), (), jnp.float64)
+    found = jm.circuit(lambda x: x * noise(), 2.0)
+    assert len(found.gates) == 1 and found.gradients[0] == noise()
 
 
 def mixed(a, b, c, d):
