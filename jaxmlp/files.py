@@ -29,6 +29,7 @@ FilePath = str | os.PathLike[str]
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
+PART = ".part"  # the ending of a file that is being written
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
@@ -177,7 +178,7 @@ def _replace(path: Path, raw: bytes) -> None:
         raise ValueError(f"{path} is a folder, expected a file's name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not there, expected a folder for {path.name}")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         with part.open("xb") as file:
             file.write(raw)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmlp import trees
+from jaxmlp import files, trees
 from jaxmlp.training.state import Data, Plan, TrainState
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -28,6 +28,8 @@ class Checkpoints:
     def restored(self, start: TrainState) -> tuple[TrainState, Columns] | None:
         """The state and the history as they were saved last, None if nothing was; ValueError if by another run."""
         path = self.folder / LAST
+        for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
+            part.unlink()
         if not path.exists():
             return None
         state, about = trees.read_tree(path, start)
