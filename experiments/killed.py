@@ -54,56 +54,52 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                          "expected at least 1 of each")  # fmt: skip
     datasets.load("mnist")
     kills, epochs = (3, settings.epochs // 4) if settings.quick else (settings.kills, settings.epochs)
-    moments = random.Random(settings.seed)
     with TemporaryDirectory() as whole, TemporaryDirectory() as broken:
-        began = time.perf_counter()
-        life = _life(whole, epochs, settings.examples)
+        began, life = time.perf_counter(), _life(whole, epochs, settings.examples)
         while not (Path(whole) / "last.safetensors").exists() and life.poll() is None:
             time.sleep(0.02)
         start_up = time.perf_counter() - began
-        if life.wait():
-            raise RuntimeError("the uninterrupted run failed: see above")
-        trained = time.perf_counter() - began - start_up
-        rows, ended = [], 0
-        while ended < kills:
-            life, moment = (
-                _life(broken, epochs, settings.examples),
-                moments.uniform(0, 1.2 * start_up + 2 * trained / kills),
-            )
+        _finished(life)
+        longest = 1.2 * start_up + 2 * (time.perf_counter() - began - start_up) / kills
+        moments, rows, same = random.Random(settings.seed), [], True
+        while sum(row["end"] == "killed" for row in rows) < kills:
+            life, moment = _life(broken, epochs, settings.examples), moments.uniform(0, longest)
             try:
-                life.wait(timeout=moment)
+                _finished(life, timeout=moment)
+                end = "finished"
             except subprocess.TimeoutExpired:
                 life.kill()
-            status = life.wait()
-            if status > 0:
-                raise RuntimeError(f"life {len(rows) + 1} failed: see above")
-            ended += status < 0
-            at = _epochs_done(Path(broken))
-            rows.append({"life": str(len(rows) + 1), "ended after (s)": f"{moment:.2f}", "epochs saved": str(at),
-                         "end": "killed" if status else "finished"})  # fmt: skip
-            if not status:  # done before all kills: another run
-                _compare(whole, broken)
+                life.wait()
+                end = "killed"
+            rows.append({"life": str(len(rows) + 1), "seconds": f"{moment:.2f}",
+                         "epochs saved": str(_epochs_saved(Path(broken))), "end": end})  # fmt: skip
+            if end == "finished":  # before its time: another run
+                same &= _same(whole, broken)
                 for path in Path(broken).iterdir():
                     path.unlink()
-        if _life(broken, epochs, settings.examples).wait():
-            raise RuntimeError("the last life failed: see above")
-        same = _compare(whole, broken)
+        _finished(_life(broken, epochs, settings.examples))
+        same &= _same(whole, broken)
     out.table(f"{kills} kills of a run of {epochs} epochs", rows)
     out.say(f"final weights after the kills: {'bit-identical' if same else 'DIFFERENT'}")
     out.close()
-    return {"identical": float(same), "kills": float(ended)}
+    return {"identical": float(same), "kills": float(kills)}
 
 
 def _life(folder: str, epochs: int, examples: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", LIFE, folder, str(epochs), str(examples)])
 
 
-def _epochs_done(folder: Path) -> int:
+def _finished(life: subprocess.Popen, timeout: float | None = None) -> None:
+    if life.wait(timeout):
+        raise RuntimeError(f"a life ended with status {life.returncode}: see above")
+
+
+def _epochs_saved(folder: Path) -> int:
     """Of the checkpoint that the next life will find: it must be readable."""
     path = folder / "last.safetensors"
     return 0 if not path.exists() else len(files.read(path, "tree")[1]["about"]["history"]["epoch"])
 
 
-def _compare(whole: str, broken: str) -> bool:
+def _same(whole: str, broken: str) -> bool:
     final = [jm.load(Path(folder) / "final.safetensors")[1] for folder in (whole, broken)]
     return all(np.array_equal(a, b) for one, other in zip(*final, strict=True) for a, b in zip(one, other, strict=True))
