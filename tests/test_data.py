@@ -68,12 +68,12 @@ def test_pictures_become_flat_vectors_between_0_and_1():
     np.testing.assert_allclose(scaled, [0, 0.2, 0.8, 1], rtol=1e-6)
 
 
-HOUSES = """"",price,"rooms",driveway,side
+HOUSES = """id,price,"rooms",driveway,side
 1,42000,5.5,yes,north
 2,"38500",-1e2,no,south
 3,49500,.25,no,"north"
 """
-KINDS = {"price": "number", "rooms": "number", "driveway": "yes_no", "side": ("south", "north")}
+KINDS = {"id": "number", "price": "number", "rooms": "number", "driveway": "yes_no", "side": ("south", "north")}
 
 
 @pytest.fixture
@@ -90,6 +90,7 @@ def houses(tmp_path):
 def test_a_table_is_read_by_its_declared_columns(houses, text):
     table = data.read_csv(houses(text), KINDS)
     assert table.columns["price"].dtype == np.float64 and table.columns["price"].tolist() == [42000, 38500, 49500]
+    assert table.columns["id"].tolist() == [1, 2, 3]
     assert table.columns["rooms"].tolist() == [5.5, -100, 0.25]
     assert table.columns["driveway"].dtype == bool and table.columns["driveway"].tolist() == [True, False, False]
     assert table.columns["side"].tolist() == [1, 0, 1] and table.categories == {"side": ("south", "north")}
@@ -122,7 +123,7 @@ def test_every_finite_number_survives_a_table(houses, values):
         ("3,49500", "\n3,49500", r"line 4: 0 fields, expected 5"),
         ('"north"', '"north', r"line 4: unexpected end of data"),
         ('"38500"', '"385"00', r"line 3: ',' expected after"),
-        ("price", "cost", r"line 1: 0 columns are called 'price', expected one among \['', 'cost', 'rooms'"),
+        ("price", "cost", r"line 1: 0 columns are called 'price', expected one among \['id', 'cost', 'rooms'"),
         ("driveway", "price", r"line 1: 2 columns are called 'price', expected one"),
     ],
 )
@@ -138,7 +139,7 @@ def test_a_record_of_many_lines_is_told_by_its_first(houses):
 
 
 def test_empty_and_foreign_files_and_columns_are_refused(houses):
-    with pytest.raises(ValueError, match="line 1: 0 columns are called 'price'"):
+    with pytest.raises(ValueError, match="line 1: 0 columns are called 'id'"):
         data.read_csv(houses(""), KINDS)
     with pytest.raises(ValueError, match="has no rows below its header"):
         data.read_csv(houses(HOUSES.split("\n")[0]), KINDS)
@@ -210,6 +211,7 @@ def test_parts_are_disjoint_cover_all_and_keep_shares(m, ratios, seed, drawn):
         (100_003, (0.98, 0.01, 0.01), (98_003, 1000, 1000)),
         (7, (0.6, 0.2, 0.2), (4, 2, 1)),  # 4.2, 1.4, 1.4: the first of equal remainders
         (5, (0.6, 0.2, 0.2), (3, 1, 1)),
+        (6, (0.1, 0.3, 0.6), (1, 2, 3)),  # 0.6, 1.8, 3.6
         (100, (0.29, 0.71), (29, 71)),
         (3, (1,), (3,)),
     ],
@@ -282,6 +284,8 @@ def test_dev_and_test_are_scaled_by_the_training_mean_and_deviation():
     np.testing.assert_allclose(scaling(other[0]), scaling(other)[0], rtol=1e-6)  # one example, too
     pixels = data.standardise(X.reshape(50, 2, 2))
     np.testing.assert_allclose(pixels(other.reshape(20, 2, 2)).reshape(20, 4), scaling(other), rtol=1e-6)
+    constant = np.full((1000, 1), 0.1, np.float32)  # its mean in float32 is not 0.1
+    assert np.mean(constant) != constant[0, 0] and not np.asarray(data.standardise(constant)(constant)).any()
     targets = data.standardise(X[:, 0])
     np.testing.assert_allclose(targets.inverse(targets(other[:, 0])), other[:, 0], rtol=1e-5)
     many = jax.vmap(data.standardise)(jnp.stack([X, 2 * X]))  # a pytree, so a population has one each

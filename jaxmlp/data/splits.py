@@ -61,9 +61,9 @@ def _largest_remainder(quotas: np.ndarray, total: int) -> np.ndarray:
 
     Source: Hamilton's method of apportionment.
     """
-    quotas = np.round(quotas, 9)  # 0.29 * 100 is 28.999999999999996, and remainders that tie are to tie
-    counts = np.floor(quotas).astype(int)
-    up = np.argsort(counts - quotas, kind="stable")[: total - counts.sum()]
+    counts = np.floor(np.round(quotas, 9)).astype(int)  # 0.29 * 100 is 28.999999999999996
+    remainders = np.round(quotas - counts, 9)  # those of 3.6 and 0.6 are to tie
+    up = np.argsort(-remainders, kind="stable")[: total - counts.sum()]
     counts[up] += 1
     return counts
 
