@@ -1,0 +1,140 @@
+"""Every activation with its hand-written derivative, and why ReLU: data with kinks, fitted by ReLU and by tanh units.
+
+Row 7 of the notes' systems (notes 002, "Activation functions"; 001, "Why ReLU?": it best captures the kinks in data).
+Expect every derivative to equal autodiff's, ReLU units to fit data with kinks at least 10 times closer than as many
+tanh units, and tanh units to fit a sine at least 3 times closer than ReLU units: the unit that has the data's shape
+wins.
+"""
+
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxmlp as jm
+from experiments._descent import descend
+from experiments.output import Output
+from jaxmlp import activations, plotting
+from jaxmlp.activations import Activation, Softmax
+
+
+@dataclass(frozen=True)
+class Settings:
+    units: int = 32  # in the hidden layer of the fits
+    starts: int = 20  # networks fitted at once, of which the median is told
+    steps: int = 4000  # full-batch steps of Adam
+    learning_rate: float = 0.02  # at the start; it falls to 0 along a cosine
+    key: int = 0
+    quick: bool = False  # 8 starts, 2,000 steps
+
+
+KINKS = np.asarray([(-1, 0), (-0.6, 1), (-0.2, -0.5), (0.1, 0.8), (0.5, -0.2), (1, 0.6)])
+X = np.linspace(-1, 1, 200, dtype=np.float32)[:, None]
+NAMES = [name if name != "softmax" else "softmax, 1st of 3" for name in activations.NAMED]
+TARGETS = {"kinks": np.interp(X, *KINKS.T).astype(np.float32), "sine": np.sin(2 * np.pi * X)}
+
+
+def run(settings: Settings, out: Output) -> dict[str, float]:
+    if min(settings.units, settings.starts, settings.steps) < 1:
+        raise ValueError(f"units, starts and steps are {settings.units}, {settings.starts}, {settings.steps}; "
+                         "expected at least 1 of each")  # fmt: skip
+    with jax.enable_x64(True):
+        z = np.linspace(-6, 6, 1200)  # an even number: 0, where some have a kink, is none of them
+        curves = dict(zip(NAMES, jax.tree.map(np.asarray, _curves(z)), strict=True))
+    out.table("f over z from -6 to 6, f' by hand and its distance to autodiff's (float64)", _table(curves))
+    out.picture("activations", _grid(z, curves))
+    fits, rows, shown = {}, [], {"derivatives": max(float(np.abs(df - auto).max()) for _, df, auto in curves.values())}
+    for name in ("relu", "tanh"):
+        began = time.perf_counter()
+        outputs = _fit(name, settings)
+        seconds = time.perf_counter() - began
+        for (data, Y), Y_hat in zip(TARGETS.items(), outputs, strict=True):
+            errors = np.sqrt(np.mean((Y_hat - Y) ** 2, axis=(1, 2)))
+            fits[data, name] = Y_hat[np.argsort(errors)[len(errors) // 2]]
+            shown[f"{data}, {name}"] = float(np.median(errors))
+            rows.append({"units": name, "data": data, "median error": f"{np.median(errors):.2e}",
+                         "10% to 90%": f"{np.percentile(errors, 10):.1e} to {np.percentile(errors, 90):.1e}",
+                         "seconds, both": f"{seconds:.1f}"})  # fmt: skip
+    out.table(f"1-{settings.units}-1 fitted to 200 points: root of the mean squared error over the starts", rows)
+    out.numbers("fits", {"x": X[:, 0], **{f"{d}, {n}": Y[:, 0] for (d, n), Y in fits.items()}})
+    out.picture("kinks", _fits(fits, shown))
+    out.close()
+    return shown
+
+
+def _component(activation: Activation) -> tuple[activations.Elementwise, activations.Elementwise]:
+    """Its `f` and `f'`; of softmax the first output, as a function of the first of three pre-activations."""
+    if not isinstance(activation, Softmax):
+        return activation.f, activation.df
+    beside = lambda z: jnp.stack([z, jnp.zeros_like(z), jnp.zeros_like(z)])
+    one = lambda of: lambda z: jax.vmap(lambda z: of(beside(z)).ravel()[0])(z)
+    return one(activation.f), one(activation.df)
+
+
+@jax.jit
+def _curves(z):
+    """`f`, `f'` by hand and `f'` by autodiff of every activation."""
+    auto = lambda f: jax.vmap(jax.grad(lambda z: f(z[None])[0]))(z)
+    return [(f(z), df(z), auto(f)) for f, df in map(_component, activations.NAMED.values())]
+
+
+def _table(curves) -> list[dict[str, str]]:
+    return [
+        {"activation": name, "f": f"{f.min():+.3f} to {f.max():+.3f}", "f'": f"{df.min():+.3f} to {df.max():+.3f}",
+         "f' - autodiff": f"{np.abs(df - auto).max():.1e}",
+         "kinks at z": ", ".join(f"{kink:g}" for kink in activation.kinks)}
+        for (name, (f, df, auto)), activation in zip(curves.items(), activations.NAMED.values(), strict=True)
+    ]  # fmt: skip
+
+
+def _fit(activation: str, settings: Settings) -> np.ndarray:
+    """The outputs `(targets, starts, m, 1)` of 1-units-1 networks fitted at once from random starts by Adam."""
+    starts, steps = (8, 2000) if settings.quick else (settings.starts, settings.steps)
+    net = jm.MLP((1, settings.units, 1), activation)
+    spread = jax.nn.initializers.normal(1.0)  # biases, so that the units' kinks and bends lie all over the data
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
+
+    def fit(key, Y):
+        params = jm.init(net, key, weights="he", biases=spread)
+        params, _ = descend(net, optimizer, steps, params, jnp.asarray(X), Y)
+        return jm.predict(net, params, X)
+
+    keys = jax.random.split(jax.random.key(settings.key), starts)
+    targets = jnp.stack([jnp.asarray(Y) for Y in TARGETS.values()])
+    return np.asarray(jax.jit(jax.vmap(lambda Y: jax.vmap(lambda key: fit(key, Y))(keys)))(targets))
+
+
+def _grid(z, curves):
+    figure, axes = plotting.figure(3, 4, size=(2.8, 2.3), sharex=True)
+    for (name, (f, df, _)), ax in zip(curves.items(), axes.flat, strict=True):
+        for values, colour, style, label in ((f, plotting.BLUE, "-", "$f(z)$"), (df, plotting.RED, "--", "$f'(z)$")):
+            values = values.copy()
+            values[1:][np.abs(np.diff(values)) > 0.5] = np.nan  # a jump is no line
+            ax.plot(z, values, style, color=colour, label=label)
+        ax.set_title(name, fontsize="medium")
+        ax.set(xlim=(-4, 4), ylim=(-1.25, 2.25))
+        ax.axhline(0, color="grey", linewidth=0.6)
+        ax.axvline(0, color="grey", linewidth=0.6)
+        ax.grid(alpha=0.3)
+    for ax in axes[-1]:
+        ax.set_xlabel("pre-activation $z$")
+    axes[0][0].legend(fontsize="small")
+    return figure
+
+
+def _fits(fits, shown):
+    figure, axes = plotting.figure(1, 2, size=(5.2, 3.6), sharey=True)
+    for ax, (data, Y) in zip(axes, TARGETS.items(), strict=True):
+        ax.plot(X, Y, ".", color="grey", markersize=3, label="data")
+        for name, colour, style in (("relu", plotting.BLUE, "-"), ("tanh", plotting.ORANGE, "--")):
+            ax.plot(
+                X, fits[data, name], style, color=colour, label=f"{name}: median error {shown[f'{data}, {name}']:.1e}"
+            )
+        ax.set(xlabel="$x$", title=data, ylim=(-1.15, 1.85))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize="small", loc="upper right")
+    axes[0].set_ylabel("$y$")
+    return figure
