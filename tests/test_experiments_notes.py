@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import activations, shapes, vectorization
+from experiments import activations, demand, housing, shapes, vectorization
 from experiments.output import Output
 
 
@@ -47,3 +47,15 @@ def test_loops_and_vectors_give_one_gradient(shown):
     assert numbers["faster"] >= 10  # 100 where this was written
     share = 100 * np.asarray([56, 1.2, 1.8]) / 59
     assert vectorization.FOODS[0] == "apples" and share[0] == pytest.approx(94.9, abs=0.05)
+
+
+def test_house_prices_by_a_network_and_by_least_squares(shown):
+    numbers = shown(housing, ["predicted"])
+    assert numbers["apart"] <= 10
+    assert numbers["over_guess"] <= 0.65 and 0.9 <= numbers["over_least_squares"] <= 1.1
+
+
+def test_hidden_units_find_the_hidden_factors(shown):
+    numbers = shown(demand, ["probabilities", "factors"])
+    assert 0 <= numbers["excess"] and numbers["over_regression"] <= 0.1
+    assert numbers["matched"] >= 0.9
