@@ -42,7 +42,7 @@ PARTS = ("train", "dev", "test")
 
 def load() -> tuple[np.ndarray, np.ndarray]:
     """The features `(546, 11)` and the prices `(546,)` in dollars."""
-    kinds: dict[str, Kind] = {name: "number" for name in ("price", *NUMBERS)} | {name: "yes_no" for name in YES_NO}
+    kinds: dict[str, Kind] = {name: "yes_no" if name in YES_NO else "number" for name in ("price", *NUMBERS, *YES_NO)}
     table = read_csv(FILE, kinds)
     return table.matrix(NUMBERS + YES_NO), table.columns["price"].astype(np.float32)
 

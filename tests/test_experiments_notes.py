@@ -4,7 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import activations, demand, housing, shapes, vectorization
+from experiments import (
+    activations,
+    averages,
+    demand,
+    housing,
+    initialization,
+    normalization,
+    saturation,
+    shapes,
+    vanishing,
+    vectorization,
+)
 from experiments.output import Output
 
 
@@ -57,5 +68,44 @@ def test_house_prices_by_a_network_and_by_least_squares(shown):
 
 def test_hidden_units_find_the_hidden_factors(shown):
     numbers = shown(demand, ["probabilities", "factors"])
-    assert 0 <= numbers["excess"] and numbers["over_regression"] <= 0.1
+    assert numbers["excess"] >= 0 and numbers["over_regression"] <= 0.1
     assert numbers["matched"] >= 0.9
+
+
+def test_equal_units_stay_equal_and_the_variance_decides(shown):
+    numbers = shown(initialization, ["initialization"])
+    assert numbers["symmetric"] == 1 and numbers["broken"] > 0.01
+    assert numbers["cost, zeros"] > 2 * numbers["cost, lecun"]
+    assert numbers["kept"] <= 2 and numbers["left"] >= 1000
+    assert 1 / 200 <= numbers["tanh"] <= 1 / 50
+
+
+def test_large_weights_saturate_and_learn_slowly(shown):
+    numbers = shown(saturation, ["saturation"])
+    assert numbers["saturated"] >= 0.9 and numbers["saturated, first"] <= 0.01
+    assert numbers["f'"] >= 10 and numbers["delta"] >= 10 and numbers["moved"] >= 10
+    assert numbers["within"] <= 0.1
+    assert numbers["cost"] >= 3
+
+
+def test_gradients_vanish_or_explode_as_the_factors_say(shown):
+    factor = shown(vanishing, ["norms"])
+    assert factor["apart"] <= 0.05
+    for name, expected in {"identity, 1/n": 1, "relu, 2/n": 1, "relu, 1/n": 0.5**0.5, "identity, 2/n": 2**0.5}.items():
+        assert factor[name] == pytest.approx(expected, abs=0.05)
+    assert factor["sigmoid, 1/n"] < 0.3 and factor["tanh, 4/n"] > 1.1
+
+
+def test_normalised_inputs_need_fewer_steps(shown):
+    steps = shown(normalization, ["contours"])
+    assert steps["over raw"] <= 0.01 and steps["over centred"] <= 0.2 and steps["over divided"] <= 0.2
+    assert steps["same order"] and steps["condition"] < 2
+
+
+def test_averages_and_the_optimisers_built_on_them(shown):
+    numbers = shown(averages, ["averages", "paths"])
+    assert numbers["closed"] <= 1e-12 and numbers["optax"] <= 1e-12
+    assert numbers["uncorrected"] == pytest.approx(0.02) and numbers["corrected"] == pytest.approx(1)
+    assert numbers["smoother"] <= 0.5
+    for name in ("momentum", "RMSprop", "Adam"):
+        assert numbers[f"{name} over descent"] < 1
