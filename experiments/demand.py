@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import jaxmlp as jm
+from experiments._descent import descend
 from experiments.output import Output
 from jaxmlp import plotting
 from jaxmlp.data import split, standardise
@@ -68,17 +69,19 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     steps = epochs * -(-len(train) // settings.batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
 
-    def learnt(sizes, seed):
-        """A network and its weights, and its cost on the dev examples."""
-        net = jm.MLP(sizes, "sigmoid", "sigmoid", "binary_cross_entropy")
+    net = jm.MLP((4, 3, 1), "sigmoid", "sigmoid", "binary_cross_entropy")
+
+    def learnt(seed):
+        """Weights, after their cost on the dev examples."""
         params = jm.init(net, jax.random.key(seed), weights="lecun")
         result = jm.fit(net, params, (Z[train], Y[train]), optimizer=optimizer, epochs=epochs,
                         batch_size=settings.batch_size, key=jax.random.key(seed), progress=False)  # fmt: skip
-        return float(jm.cost(net, result.params, Z[dev], Y[dev])), net, result.params
+        return float(jm.cost(net, result.params, Z[dev], Y[dev])), result.params
 
-    tried = [learnt((4, 3, 1), seed) for seed in range(starts)]
-    _, net, params = min(tried, key=lambda each: each[0])
-    _, regression, regressed = learnt((4, 1), 0)
+    tried = [learnt(seed) for seed in range(starts)]
+    _, params = min(tried, key=lambda each: each[0])
+    regression = jm.MLP((4, 1), output="sigmoid", loss="binary_cross_entropy")  # its cost is convex: one start will do
+    regressed, _ = descend(regression, optax.sgd(2.0), 1000, jm.init(regression, jax.random.key(0)), Z[train], Y[train])
     probabilities = {
         "always the mean": np.full(len(test), Y[train].mean()),
         "logistic regression, 4-1": np.asarray(jm.predict(regression, regressed, Z[test]))[:, 0],

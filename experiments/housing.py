@@ -31,13 +31,14 @@ class Settings:
     batch_size: int = 32
     learning_rate: float = 3e-3  # Adam's
     splits: int = 10  # random ones, of which the mean is told
-    quick: bool = False  # 3 splits
+    quick: bool = False  # 2 splits
 
 
 FILE = Path(__file__).parent / "data" / "housing" / "windsor.csv"
 NUMBERS = ("lotsize", "bedrooms", "bathrms", "stories", "garagepl")
 YES_NO = ("driveway", "recroom", "fullbase", "gashw", "airco", "prefarea")
 PARTS = ("train", "dev", "test")
+DESCENT = optax.sgd(0.3)  # for the network without a hidden layer: close to the best fixed rate
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +53,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         raise ValueError(f"splits is {settings.splits}, expected at least 1")
     X, Y = load()
     optimizer, rounds = optax.adam(settings.learning_rate), []
-    for seed in range(3 if settings.quick else settings.splits):
+    for seed in range(2 if settings.quick else settings.splits):
         key = jax.random.key(seed)
         parts = dict(zip(PARTS, split(key, len(X)), strict=True))
         rounds.append((parts, _predictions(settings, optimizer, key, X, Y, parts)))
@@ -82,7 +83,7 @@ def _predictions(settings: Settings, optimizer, key, X, Y, parts) -> dict[str, n
     padded = np.column_stack([X, np.ones(len(X))]).astype(np.float64)
     squares = padded @ np.linalg.lstsq(padded[train], Y[train], rcond=None)[0]
     linear = jm.MLP((X.shape[1], 1))  # identity and squared error are the defaults
-    params, _ = descend(linear, optax.sgd(0.3), 500, jm.init(linear, key, weights="zeros"), Z[train], T[train])
+    params, _ = descend(linear, DESCENT, 500, jm.init(linear, key, weights="zeros"), Z[train], T[train])
     net = jm.MLP((X.shape[1], settings.hidden, 1), settings.activation)
     result = jm.fit(net, jm.init(net, key, weights="lecun"), (Z[train], T[train]), optimizer=optimizer, key=key,
                     epochs=settings.epochs, batch_size=settings.batch_size, validation=(Z[dev], T[dev]),
@@ -94,10 +95,13 @@ def _predictions(settings: Settings, optimizer, key, X, Y, parts) -> dict[str, n
             f"{name}, {settings.activation}": dollars(net, result.params)}  # fmt: skip
 
 
+_regression_errors = jax.jit(metrics.regression_errors)
+
+
 def _errors(Y_hat, Y, parts) -> dict[str, metrics.RegressionErrors]:
     """The errors on each part, in dollars."""
     column = jnp.asarray(Y_hat, jnp.float32)[:, None]
-    return {part: jax.tree.map(float, metrics.regression_errors(column[i], Y[i])) for part, i in parts.items()}
+    return {part: jax.tree.map(float, _regression_errors(column[i], Y[i])) for part, i in parts.items()}
 
 
 def _row(name: str, each) -> dict[str, str]:
