@@ -138,8 +138,8 @@ def _picture(squares, expected, trained, depth: int):
     layer = np.arange(1, depth + 1)
     for f, ax in zip(HIDDEN, axes, strict=False):
         for (how, variance), colour, marker in zip(WEIGHTS.items(), plotting.PALETTE, "osD", strict=False):
-            ax.semilogy(layer, expected[f, how], "-", color=colour, linewidth=0.8)
-            ax.semilogy(layer, squares[f, how], marker, color=colour, markersize=3.5, label=variance)
+            ax.semilogy(layer, expected[f, how], "-", color=colour, linewidth=1)
+            ax.semilogy(layer, squares[f, how], marker, color=colour, markersize=3.5, markevery=3, label=variance)
         ax.set(xlabel="layer $l$", title=f"{f} units", ylim=(1e-24, 1e18))
     axes[0].set_ylabel("$E[z^2]$ (lines: infinite width)")
     axes[2].legend(fontsize="small", title="variance of the weights", title_fontsize="small", loc="upper right")

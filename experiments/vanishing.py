@@ -93,10 +93,10 @@ def _picture(norms, limits, depth: int):
     for f, ax in zip(HIDDEN, axes, strict=True):
         for (c, name), colour, marker in zip(SCALES.items(), plotting.PALETTE, "osD^", strict=False):
             d = norms[f, c]
-            ax.semilogy(layer, d / d[-1], marker, color=colour, markersize=3.5, label=name)
+            ax.semilogy(layer, d / d[-1], marker, color=colour, markersize=3.5, markevery=2, label=name)
             ax.semilogy(layer, limits[f, c], "-", color=colour, linewidth=0.8)
         ax.set(xlabel="layer $l$", title=f, ylim=(1e-24, 1e12))
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("$||\\delta^l||$ over that of the last hidden layer")
+    axes[0].set_ylabel("$||\\delta^l||$ over the last hidden layer's\n(lines: infinite width)")
     axes[0].legend(fontsize="small", title="variance of the weights", title_fontsize="small", loc="lower right")
     return figure

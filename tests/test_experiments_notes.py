@@ -109,3 +109,27 @@ def test_averages_and_the_optimisers_built_on_them(shown):
     assert numbers["smoother"] <= 0.5
     for name in ("momentum", "RMSprop", "Adam"):
         assert numbers[f"{name} over descent"] < 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "settings", "message"),
+    [
+        (activations, {"units": 0}, "units, starts and steps are 0, 20, 4000; expected at least 1 of each"),
+        (averages, {"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected numbers of at least 0 and below 1"),
+        (demand, {"examples": 10}, "examples and starts are 10, 3, expected at least 100 and 1"),
+        (housing, {"splits": 0}, "splits is 0, expected at least 1"),
+        (initialization, {"depth": 1}, "depth=1.*, expected at least 1 of each, and at least 2 layers"),
+        (normalization, {"close": 2.0}, "close and most are 2.0, 1000000, expected 0 to 1 and at least 1"),
+        (saturation, {"scales": (1.0,)}, r"scales=\(1.0,\).*, expected at least two scales above 0"),
+        (shapes, {"examples": 1}, "examples is 1, expected at least 2 to make a batch"),
+        (vanishing, {"width": 1}, "width=1.*, expected .* a width and depth of at least 2"),
+        (
+            vectorization,
+            {"examples": ()},
+            r"features, repeats and examples are 20, 5, \(\); expected at least 1 of each",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(shown, experiment, settings, message):
+    with pytest.raises(ValueError, match=message):
+        shown(experiment, **settings)
