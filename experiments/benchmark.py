@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import optax
 import jaxmlp as jm
 from experiments import _readout_benchmark as readouts
 from experiments import _rule_benchmark as by_rule
+from experiments import _training_benchmark as training_costs
 from experiments import datasets
 from experiments.output import Output
 from jaxmlp import plotting, rules, training
@@ -123,6 +125,10 @@ def _readouts(networks, pictures, rounds: int, out: Output) -> dict[str, float]:
              "ratio": f"{np.median(seconds / epochs['backpropagation']):.3f}"}
             for rule_name, seconds in epochs.items()
         ])  # fmt: skip
+        with TemporaryDirectory() as folder:
+            rows, ratios = training_costs.table(net, pictures.X[:m], pictures.Y[:m], rounds, folder)
+        costs |= {f"{name}, {option}": ratio for option, ratio in ratios.items()}
+        out.table(f"an epoch of {m:,} examples with options of fit at {name}, batch 128", rows)
         rows, ratios = by_rule.table(net, params, X, Y, rounds, repeats=1 if sizes[1] > 100 else 10)
         costs |= {f"{name}, {rule}": ratio for rule, ratio in ratios.items()}
         out.table(f"other rules and as_function at {name}, batch 512, beside backpropagation", rows)

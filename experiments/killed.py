@@ -22,6 +22,7 @@ from jaxmlp import files
 
 LIFE = """
 import sys, jax, optax
+jax.config.update("jax_compilation_cache_dir", sys.argv[1] + "/compiled")
 import jaxmlp as jm
 from experiments import datasets
 
@@ -75,7 +76,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                          "epochs saved": str(_epochs_saved(Path(broken))), "end": end})  # fmt: skip
             if end == "finished":  # before its time: another run
                 same &= _same(whole, broken)
-                for path in Path(broken).iterdir():
+                for path in Path(broken).glob("*.*"):
                     path.unlink()
         _finished(_life(broken, epochs, settings.examples))
         same &= _same(whole, broken)

@@ -59,7 +59,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     for seed in range(keys):
         start, began = jm.init(net, jax.random.key(seed), weights=settings.weights), time.perf_counter()
         result = jm.fit(net, start, (X, Y), optimizer=optimizer, epochs=epochs, batch_size=settings.batch_size,
-                        key=jax.random.key(seed), validation=(X_dev, Y_dev), preprocess=scale_pixels)  # fmt: skip
+                        key=jax.random.key(seed), validation=(X_dev, Y_dev), preprocess=scale_pixels,
+                        monitor=True)  # fmt: skip
         seconds = time.perf_counter() - began
         Y_hat = jm.predict(net, result.params, X_test, preprocess=scale_pixels)
         test = float(metrics.accuracy(Y_hat, Y_test))
@@ -67,7 +68,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         rows.append({"key": seed, "best epoch": result.best_epoch, "train": result.history["accuracy"][-1],
                      "validation": result.history["validation_accuracy"].max(), "test": test,
                      "seconds": seconds})  # fmt: skip
-        out.numbers(f"history_{seed}", result.history)
+        numbers = {name: column for name, column in result.history.items() if column.ndim == 1}
+        out.numbers(f"history_{seed}", numbers)
     assert result is not None
     mean = float(np.mean([row["test"] for row in rows]))
     share = ("train", "validation", "test")
@@ -77,6 +79,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     counts = np.asarray(metrics.confusion_matrix(Y_hat, Y_test))
     names = [pictures.classes[d] for d in settings.digits] or list(pictures.classes)
     out.picture("curves", plotting.curves(histories))
+    out.picture("monitors", plotting.monitors(result.history))
     out.picture("confusion", plotting.confusion(counts, names))
     W = np.asarray(result.params[0].W)
     out.picture("weights", plotting.weights_as_images(W, (pictures.X.shape[1], pictures.X.shape[2])))

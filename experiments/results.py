@@ -95,7 +95,9 @@ def _scores(row: Row, settings: Settings) -> list[float]:
         accuracy = float(np.mean(np.asarray(metrics.classes(Y_hat)) == Y_test))
         return 1 - accuracy if row.score == "error" else accuracy
 
-    with ThreadPoolExecutor(settings.workers if side_by_side else 1) as pool:
+    if not side_by_side:
+        return [score(seed) for seed in range(seeds)]
+    with ThreadPoolExecutor(settings.workers) as pool:
         return list(pool.map(score, range(seeds)))
 
 

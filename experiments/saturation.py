@@ -6,8 +6,8 @@ example where `f'` is below 0.05. Expect, from s = 1 to s = 100: more than 90% s
 `|f'|` and `|delta|` of the last to fall by more than 10, a saturated unit's `|delta|` to be less than a tenth of the
 others', and a cost more than 3 times higher after as many steps.
 
-Not every gradient shrinks: the large weights that saturate units also carry delta down, so the first layer's stays as
-it was; but against its weights, which is what counts for learning, it shrinks, too.
+Not every gradient shrinks: the large weights that saturate units also carry delta down, so the first layer's grows; but
+against its weights, which is what counts for learning, it shrinks, too.
 """
 
 from dataclasses import dataclass

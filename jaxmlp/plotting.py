@@ -68,6 +68,38 @@ def curves(histories: Any) -> Figure:
     return made
 
 
+WATCHED = {  # a column of monitors, its label, whether its axis is logarithmic
+    "delta_norm": ("norm of delta, mean over examples", True),
+    "update_ratio": ("norm of update / norm of weights", True),
+    "dead": ("dead units (%)", False),
+    "saturated": ("saturated activations (%)", False),
+    "noise_scale": ("noise scale (examples)", True),
+}
+
+
+def monitors(history: Mapping[str, np.ndarray]) -> Figure:
+    """What `fit(monitor=True)` watched, against the epoch: a line for each layer."""
+    found = [name for name in WATCHED if name in history and history[name][0].size]
+    if not found:
+        raise ValueError("history has no columns of monitors, expected one of fit with monitor=True")
+    made, axes = figure(-(-len(found) // 3), min(3, len(found)), size=(4, 3.2), squeeze=False)
+    x_name = "epoch" if "epoch" in history else "step"
+    for ax, name in zip(axes.flat, found, strict=False):
+        label, logarithmic = WATCHED[name]
+        values = np.asarray(history[name]).reshape(len(history[name]), -1) * (1 if logarithmic else 100)
+        colours = PALETTE * (1 + values.shape[1] // len(PALETTE))
+        for layer, (column, colour) in enumerate(zip(values.T, colours, strict=False), start=1):
+            positive = np.where(column > 0, column, np.nan) if logarithmic else column
+            ax.plot(history[x_name], positive, color=colour, label=f"layer {layer}")
+        ax.set(xlabel=x_name, ylabel=label, yscale="log" if logarithmic else "linear")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(alpha=0.3)
+    for ax in axes.flat[len(found) :]:
+        ax.axis("off")
+    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    return made
+
+
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """The confusion matrix: rows are true classes, coloured by the share of the row, with the counts written in."""
     if counts.shape != (len(classes),) * 2:

@@ -19,9 +19,11 @@ from experiments import (
     datasets,
     embed,
     gradcheck,
+    killed,
     mnist,
     per_example,
     private,
+    results,
     surrogate,
     xor,
 )
@@ -45,17 +47,34 @@ def out(tmp_path):
     return create
 
 
+def test_the_literatures_rows_that_take_seconds_are_reached(out):
+    """All but the longest are run by hand: README's table."""
+    chosen = results.Settings(rows=("784-10 softmax", "spirals"), seeds=1)
+    measured = results.run(chosen, out("results", chosen))
+    assert measured["784-10 softmax"] <= 0.076
+    assert measured["two spirals, 2-64-64-1 tanh"] == 1
+    with pytest.raises(ValueError, match=r"rows has 'LeNet', expected parts of '784-10 softmax'"):
+        results.run(results.Settings(rows=("LeNet",)), out("results", chosen))
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(out):
+    settings = killed.Settings(kills=1, epochs=30)
+    assert killed.run(settings, out("killed", settings)) == {"identical": 1, "kills": 1}
+
+
 def test_mnist_reaches_97_percent_in_a_few_epochs(out):
     settings = mnist.Settings(keys=1, epochs=4)
     made = out("mnist", settings)
     assert mnist.run(settings, made)["accuracy"] >= 0.97
     names = {path.name for path in made.folder.iterdir()}
-    assert names >= {"settings.json", "report.txt", "history_0.csv", "curves.png", "confusion.png", "weights.png"}
+    assert names >= {"settings.json", "report.txt", "history_0.csv", "curves.png", "confusion.png", "weights.png",
+                     "monitors.png"}  # fmt: skip
     assert json.loads((made.folder / "settings.json").read_text())["hidden"] == [64]
     report = (made.folder / "report.txt").read_text()
     assert report.index("delta^2") < report.index("best epoch")  # the check table comes first
     header, first = (made.folder / "history_0.csv").read_text().splitlines()[:2]
-    assert header == "epoch,cost,accuracy,validation_cost,validation_accuracy,seconds" and first.startswith("1,")
+    assert header == "epoch,cost,accuracy,validation_cost,validation_accuracy,noise_scale,seconds"
+    assert first.startswith("1,")
 
 
 def test_five_or_six_by_one_sigmoid_output(out):
