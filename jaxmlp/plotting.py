@@ -96,7 +96,7 @@ def monitors(history: Mapping[str, np.ndarray]) -> Figure:
         ax.grid(alpha=0.3)
     for ax in axes.flat[len(found) :]:
         ax.axis("off")
-    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize="small")
+    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
     return made
 
 

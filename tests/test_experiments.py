@@ -19,7 +19,6 @@ from experiments import (
     datasets,
     embed,
     gradcheck,
-    killed,
     mnist,
     per_example,
     private,
@@ -55,11 +54,6 @@ def test_the_literatures_rows_that_take_seconds_are_reached(out):
     assert measured["two spirals, 2-64-64-1 tanh"] == 1
     with pytest.raises(ValueError, match=r"rows has 'LeNet', expected parts of '784-10 softmax'"):
         results.run(results.Settings(rows=("LeNet",)), out("results", chosen))
-
-
-def test_a_run_that_is_killed_goes_on_to_the_same_bits(out):
-    settings = killed.Settings(kills=1, epochs=30)
-    assert killed.run(settings, out("killed", settings)) == {"identical": 1, "kills": 1}
 
 
 def test_mnist_reaches_97_percent_in_a_few_epochs(out):
