@@ -146,6 +146,7 @@ def fit(
         monitor=monitor,
     )
     rounds = options.rounds(plan, m, epochs, steps, validate_every)
+    options.check_outputs(callback, log, checkpoints)
     options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
     if rule_state is not None:
         rule_state = rules.checked_state(net, rule, rule_state)

@@ -1,6 +1,7 @@
 """What `fit` is given, checked and made arrays before anything is compiled."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -174,3 +175,13 @@ def check_together(plan: Plan, weighted: bool, patience: Any, validation: Any) -
         raise ValueError(f"patience is {patience}, but validation is None: expected examples to validate on")
     if plan.best_by == "accuracy" and not plan.accuracy:
         raise ValueError("best_by is 'accuracy', but the network predicts no classes: expected 'cost'")
+
+
+def check_outputs(callback: Any, log: Any, checkpoints: Any) -> None:
+    """That what a run leaves can be left, before it starts."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r}, expected a function of the epoch and its metrics")
+    if log is not None and Path(log).is_dir():
+        raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
+    if checkpoints is not None and Path(checkpoints).exists() and not Path(checkpoints).is_dir():
+        raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
