@@ -1,4 +1,4 @@
-"""Lists the experiments, or runs one: `python3 -m experiments [NAME [--help]]`."""
+"""Lists the experiments, runs one or all of them: `python3 -m experiments [NAME [--help]]`."""
 
 import ast
 import importlib
@@ -19,20 +19,23 @@ def main(arguments: list[str]) -> int:
     """Runs what the command line asks for; the exit status."""
     known = experiments()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("python3 -m experiments NAME [--help]\n")
+        print("python3 -m experiments NAME [--help]\npython3 -m experiments all [--quick]\n")
         width = max(map(len, known))
         print("\n".join(f"  {name:<{width}}  {line}" for name, line in known.items()))
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name not in known:
-        print(f"experiment is {name!r}, expected one of {', '.join(known)}", file=sys.stderr)
+    if name not in known and name != "all":
+        print(f"experiment is {name!r}, expected all or one of {', '.join(known)}", file=sys.stderr)
         return 2
     try:
         import tyro
 
+        from experiments import _all
         from experiments.output import Output
         from jaxmlp import DivergedError
 
+        if name == "all":
+            return _all.main(rest, list(known))
         module = importlib.import_module(f"experiments.{name}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("jaxmlp", "experiments")):

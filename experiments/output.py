@@ -5,21 +5,30 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
 
+class Item(NamedTuple):
+    """One thing that an experiment shows, for the page: "text", a "table" of rows, or a "picture" as PNG."""
+
+    kind: str
+    name: str
+    value: Any
+
+
 @dataclass(frozen=True)
 class Output:
-    """A folder for one run's settings, tables, numbers and pictures."""
+    """A folder for one run's settings, tables, numbers and pictures; `items` are what it shows, in order."""
 
     folder: Path
     settings: str
+    items: list[Item] = field(default_factory=list)
 
     @classmethod
     def create(cls, name: str, settings: Any, results: Path = Path("results")) -> "Output":
@@ -39,16 +48,21 @@ class Output:
 
     def say(self, text: str) -> None:
         """Prints a line and keeps it beside the tables."""
+        self.items.append(Item("text", "", text))
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         print(text, flush=True)
         with self._file("report.txt").open("a") as report:
             report.write(text + "\n")
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints rows under a title, columns lined up."""
-        self.say(f"\n{title}\n")
-        self.say(tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True,
-                          colalign=["left"] + ["right"] * (len(rows[0]) - 1)))  # fmt: skip
-        self.say("")
+        self.items.append(Item("table", title, list(rows)))
+        self._print(f"\n{title}\n")
+        self._print(tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True,
+                             colalign=["left"] + ["right"] * (len(rows[0]) - 1)))  # fmt: skip
+        self._print("")
 
     def numbers(self, name: str, columns: Mapping[str, Iterable[Any]]) -> None:
         """Writes `name.csv` with a column each."""
@@ -59,7 +73,9 @@ class Output:
 
     def picture(self, name: str, figure: Figure) -> None:
         """Writes `name.png`."""
-        figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
+        path = self._file(f"{name}.png")
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        self.items.append(Item("picture", name, path.read_bytes()))
 
     def close(self) -> None:
         """Says where everything is."""
