@@ -33,9 +33,8 @@ pre { background: var(--box); padding: 0.6rem 0.9rem; overflow-x: auto; font-siz
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-caption { text-align: left; color: var(--quiet); padding-bottom: 0.3rem; white-space: normal; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; margin: 0.4rem 0; display: block; }
-ol.contents { columns: 18rem; padding-left: 1.5rem; font-size: 0.92rem; }
+ol.contents { columns: 18rem; column-gap: 3rem; padding-left: 1.5rem; font-size: 0.92rem; }
 .failed { color: #c03000; }
 """
 
@@ -108,8 +107,8 @@ def _item(item: Item) -> str:
         head = "".join(f"<th>{escape(str(name))}</th>" for name in item.value[0])
         rows = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
                        for row in item.value)  # fmt: skip
-        caption = f"<caption>{escape(item.name)}</caption>"
-        return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f'<p class="quiet">{escape(item.name)}</p><div class="scroll">{table}</div>'
     if item.kind == "picture":
         data = base64.b64encode(item.value).decode()
         return f'<img alt="{escape(item.name.replace("_", " "))}" src="data:image/png;base64,{data}">'

@@ -93,7 +93,7 @@ ROWS = (
         ("gradcheck", "")),
     Row(28, "Circuits", "000", "f = (x + y) z at (−2, 5, −4): q = 3, f = −12, gradients (−4, −4, 3)",
         ("circuit.py", "circuit"), ("test_circuit.py", "test_random_compositions_equal_autodiff"), ("circuits", "")),
-    Row(29, "Forward and backward flow", "000, 003", "nodes a and δ; edges W and ∇W", ("drawing.py", ""),
+    Row(29, "Forward and backward flow", "000, 003", "nodes a and δ; edges W and ∇W", ("drawing.py", "draw_circuit"),
         ("test_experiments_circuits.py", "test_the_flow_along_paths_equals_the_recursion"), ("flow", "")),
     Row(30, "Deep against shallow: parity", "002", "x₁ ⊕ … ⊕ xₙ: O(n) units, log₂ n deep; or 2ⁿ⁻¹ in one layer",
         ("activations.py", "step"),
