@@ -45,10 +45,9 @@ def needs_keys(plan: Plan, state: TrainState) -> bool:
     return plan.readout is not None or plan.augment is not None or state.regularisation.random
 
 
-def some_steps(plan: Plan, state: TrainState, batches: Batch, sums: Sums | None) -> tuple[TrainState, Sums]:
-    """A part of a streamed epoch: a step on each of `batches`; `sums` are those of the parts before."""
-    state, more = steps(plan, state, batches, lambda batch: batch)
-    return state, more if sums is None else {name: sums[name] + more[name] for name in more}
+def some_steps(plan: Plan, state: TrainState, batches: Batch) -> tuple[TrainState, Sums]:
+    """A part of a streamed epoch: a step on each of `batches`."""
+    return steps(plan, state, batches, lambda batch: batch)
 
 
 def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data: Data) -> tuple[TrainState, Metrics]:

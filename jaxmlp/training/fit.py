@@ -31,7 +31,7 @@ COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accurac
            "delta_norm", "dead", "saturated", "update_ratio", "noise_scale")  # fmt: skip
 
 _compiled_epoch = jax.jit(epoch, static_argnums=0, donate_argnums=1)
-_compiled_part = jax.jit(some_steps, static_argnums=0, donate_argnums=(1, 3))
+_compiled_part = jax.jit(some_steps, static_argnums=0, donate_argnums=1)
 _compiled_finish = jax.jit(finish, static_argnums=0, donate_argnums=2)
 _compiled_start = jax.jit(start, static_argnums=0)
 
@@ -206,18 +206,20 @@ def _run(
 
 def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> tuple[TrainState, Metrics]:
     """An epoch over a stream's batches, part by part."""
-    trained, sums = jax.tree.map(jax.numpy.copy, state), None
+    trained, sums = jax.tree.map(jax.numpy.copy, state), []
     keys = epoch_key(state) if needs_keys(plan, state) else None
     for number, part in enumerate(_parts(plan, state, stream)):
         n = part.X.shape[0]
         if keys is not None:
             part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
-        trained, sums = _compiled_part(replace(plan, steps=n), trained, part, sums)
-    if sums is None:
+        trained, more = _compiled_part(replace(plan, steps=n), trained, part)
+        sums.append(more)
+    if not sums:
         raise ValueError(
             f"data gave no batches in epoch {int(state.epoch) + 1}; expected an object that starts anew each epoch"
         )
-    return _compiled_finish(replace(plan, steps=1), state, trained, sums, data)
+    whole = jax.tree.map(lambda *each: sum(each[1:], each[0]), *sums)
+    return _compiled_finish(replace(plan, steps=1), state, trained, whole, data)
 
 
 def _parts(plan: Plan, state: TrainState, data: Any) -> Iterator[Batch]:

@@ -50,7 +50,7 @@ def steps(plan: Plan, state: TrainState, batches: Any, batch_of: Callable[[Any],
         for penalty in regularisation.penalties:
             grads = penalty.gradient(params, grads)
         updates, opt_state = optimizer.update(
-            grads, opt_state, params, value=mean(losses, batch.weights), grad=grads,
+            grads, opt_state, params, value=mean(losses, problem.weights), grad=grads,
             value_fn=lambda p: _whole_cost(plan, regularisation, p, problem),
         )  # fmt: skip
         rule_state = plan.rule.learned(rule_state, params, grads, updates)  # pyright: ignore[reportArgumentType]
