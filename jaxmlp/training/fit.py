@@ -213,6 +213,7 @@ def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> t
         if keys is not None:
             part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
         trained, more = _compiled_part(replace(plan, steps=n), trained, part)
+        jax.block_until_ready(sums[-1:])  # two parts are under way, or all would be read before the first is done
         sums.append(more)
     if not sums:
         raise ValueError(

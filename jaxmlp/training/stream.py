@@ -1,7 +1,7 @@
 """Data larger than memory: any re-iterable of batches, read ahead and copied while the device computes.
 
 Batches of one shape are put together into parts of an epoch, each one compiled scan, so that a step costs what it costs
-when all data is on the device. A second thread reads the next part meanwhile; three parts are in memory at most.
+when all data is on the device. A second thread reads the next part meanwhile; four parts are in memory at most.
 """
 
 import queue
