@@ -1,4 +1,4 @@
-"""Scores of predictions: accuracy, per class too, the confusion matrix, and errors of regression.
+"""Scores of predictions: accuracy, per class too, the confusion matrix, errors of regression, and what errors say.
 
 `Y_hat (m, k)` are a network's outputs. `Y` are labels as the losses take them: classes `(m,)`, rows `(m, k)`, or 0
 and 1 `(m,)` or `(m, 1)` for a single output. Source: notes 003; 002 for the thresholds.
@@ -74,6 +74,42 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
     mse = jnp.mean(error**2, axis=0)
     r2 = 1 - mse / jnp.var(Y.reshape(Y_hat.shape), axis=0)
     return RegressionErrors(mse.mean(), jnp.sqrt(mse.mean()), jnp.abs(error).mean(), r2.mean())
+
+
+class Diagnosis(NamedTuple):
+    """Where an error comes from: the gaps from the best possible error up to the dev set's."""
+
+    bias: float  # train - bayes
+    variance: float  # train_dev - train; dev - train without a train-dev set
+    mismatch: float  # dev - train_dev; 0 without a train-dev set
+    problems: tuple[str, ...]  # of "high bias", "high variance", "data mismatch", in the order to treat them
+
+    def __str__(self) -> str:
+        return " and ".join(self.problems) or "low bias and low variance"
+
+
+def diagnosis(
+    train: float, dev: float, *, train_dev: float | None = None, bayes: float = 0.0, tolerance: float = 0.02
+) -> Diagnosis:
+    """Names each gap between errors, shares from 0 to 1, that is above `tolerance`.
+
+        bayes --bias--> train --variance--> train_dev --mismatch--> dev
+
+    `train_dev` is the error on examples of the training distribution that were not trained on: where dev examples are
+    from another one, it tells variance from mismatch. `bayes` is the least error possible (or a human's). Raises
+    ValueError for an error outside [0, 1]. Source: notes 002: 1% and 11% are high variance, 15% and 16% high bias;
+    Ng, Machine Learning Yearning, chapters 20 to 22, 40 and 41.
+    """
+    errors = {"train": train, "dev": dev, "bayes": bayes} | ({} if train_dev is None else {"train_dev": train_dev})
+    for name, error in errors.items():
+        if not 0 <= error <= 1:
+            raise ValueError(f"{name} is {error}, expected a share of errors from 0 to 1")
+    validate.number(tolerance, "tolerance", 0, at_most=1)
+    unseen = dev if train_dev is None else train_dev
+    gaps = {"high bias": train - bayes, "high variance": unseen - train, "data mismatch": dev - unseen}
+    # 0.03 - 0.01 is above 0.02 in float64
+    problems = tuple(name for name, gap in gaps.items() if gap > tolerance + 1e-9)
+    return Diagnosis(train - bayes, unseen - train, dev - unseen, problems)
 
 
 def _pair(Y_hat, Y):

@@ -1,9 +1,11 @@
-"""Scores equal scikit-learn's (MATH row 31)."""
+"""Scores equal scikit-learn's (MATH row 31); what errors say (row 21)."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxmlp import metrics
 
@@ -78,3 +80,43 @@ def test_labels_that_do_not_fit_are_refused():
         metrics.accuracy(np.ones((2, 4)), np.zeros(3, int))
     with pytest.raises(ValueError, match=r"Y_hat has shape \(4,\), expected \(examples, outputs\)"):
         metrics.accuracy(np.ones(4), np.zeros(4, int))
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ({"train": 0.01, "dev": 0.11}, "high variance"),  # notes 002, the two worked cases
+        ({"train": 0.15, "dev": 0.16}, "high bias"),
+        ({"train": 0.15, "dev": 0.16, "bayes": 0.14}, "low bias and low variance"),
+        ({"train": 0.15, "dev": 0.30}, "high bias and high variance"),
+        ({"train": 0.005, "dev": 0.01}, "low bias and low variance"),
+        ({"train": 0.01, "train_dev": 0.015, "dev": 0.10}, "data mismatch"),
+        ({"train": 0.10, "train_dev": 0.11, "dev": 0.20}, "high bias and data mismatch"),
+        ({"train": 0.01, "train_dev": 0.09, "dev": 0.10}, "high variance"),
+        ({"train": 0.01, "dev": 0.03}, "low bias and low variance"),  # a gap of exactly the tolerance
+    ],
+)
+def test_errors_are_diagnosed(errors, said):
+    assert str(metrics.diagnosis(**errors)) == said
+
+
+SHARE = st.floats(0, 1)
+
+
+@given(SHARE, SHARE, st.none() | SHARE, SHARE, st.floats(0.001, 0.5))
+def test_the_gaps_add_up_and_name_the_problems(train, dev, train_dev, bayes, tolerance):
+    found = metrics.diagnosis(train, dev, train_dev=train_dev, bayes=bayes, tolerance=tolerance)
+    gaps = dict(zip(("high bias", "high variance", "data mismatch"), found[:3], strict=True))
+    assert sum(gaps.values()) == pytest.approx(dev - bayes, abs=1e-12)
+    assert found.mismatch == 0 or train_dev is not None
+    assert all(gap > tolerance for gap in (gaps[name] for name in found.problems))
+    assert all(gap <= tolerance + 1e-8 for name, gap in gaps.items() if name not in found.problems)
+
+
+def test_wrong_errors_and_tolerances_are_refused():
+    for wrong in ({"train": 1.5}, {"dev": float("nan")}, {"bayes": -0.1}, {"train_dev": 11}):
+        name, value = next(iter(wrong.items()))
+        with pytest.raises(ValueError, match=f"{name} is {value}, expected a share of errors from 0 to 1"):
+            metrics.diagnosis(**({"train": 0.1, "dev": 0.1} | wrong))
+    with pytest.raises(ValueError, match="tolerance is 0, expected a number above 0"):
+        metrics.diagnosis(0.1, 0.1, tolerance=0)
