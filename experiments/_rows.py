@@ -72,7 +72,7 @@ ROWS = (
     Row(20, "Train, dev and test sets", "002", "60/20/20; 98/1/1 when data is large", ("data/splits.py", "split"),
         ("test_data.py", "test_parts_are_disjoint_cover_all_and_keep_shares"), ("recipe", "")),
     Row(21, "Bias and variance, the basic recipe", "002", "bias = train − Bayes error; variance = dev − train error",
-        ("metrics.py", "diagnosis"), ("test_metrics.py", "test_the_notes_two_cases_are_named_so"), ("recipe", "")),
+        ("metrics.py", "diagnosis"), ("test_metrics.py", "test_errors_are_diagnosed"), ("recipe", "")),
     Row(22, "Batch, mini-batch and stochastic descent", "002", "θ ← θ − η (1/b) Σ_batch ∇L",
         ("training/batches.py", "draws"),
         ("test_training.py", "test_an_epoch_takes_every_example_once_the_ragged_last_batch_included"),
