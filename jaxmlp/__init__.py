@@ -60,3 +60,4 @@ from jaxmlp.training import fit as fit
 from jaxmlp.training import l1 as l1
 from jaxmlp.training import l2 as l2
 from jaxmlp.training import max_norm as max_norm
+from jaxmlp.training import sweep as sweep

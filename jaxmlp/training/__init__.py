@@ -14,3 +14,5 @@ from jaxmlp.training.state import Plan as Plan
 from jaxmlp.training.state import Regularisation as Regularisation
 from jaxmlp.training.state import TrainState as TrainState
 from jaxmlp.training.state import start as start
+from jaxmlp.training.sweep import sweep as sweep
+from jaxmlp.training.sweep_result import SweepResult as SweepResult

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxmlp.forward import forward, network_input, output_loss
+from jaxmlp.forward import forward, mean, network_input, output_loss
 from jaxmlp.metrics import classes
 from jaxmlp.network import Params
 from jaxmlp.training.batches import Batch, draws, gather
@@ -24,13 +24,16 @@ EVALUATED_AT_ONCE = 4096  # examples of the validation set whose activations are
 Metrics = dict[str, Array]
 
 
-def epoch(plan: Plan, state: TrainState, data: Data, gradient: Callable | None = None) -> tuple[TrainState, Metrics]:
+def epoch(
+    plan: Plan, state: TrainState, data: Data, gradient: Callable | None = None, key: PRNGKeyArray | None = None
+) -> tuple[TrainState, Metrics]:
     """`plan.steps` optimiser steps and a validation. Pure: `jit` it with a static plan, `vmap` it over states.
 
     A state that has stopped stays as it is, and one that diverges keeps the weights of the epoch before. `gradient`
-    may stand in for `by_hand`, to compare.
+    may stand in for `by_hand`, to compare, and `key` for what the state's key gives: the members of a population that
+    are given one key share their batches.
     """
-    drawn = draws(plan, data, epoch_key(state), needs_keys(plan, state))
+    drawn = draws(plan, data, epoch_key(state) if key is None else key, needs_keys(plan, state))
     trained, sums = steps(plan, state, drawn, lambda entry: gather(plan, data, entry), gradient)
     return finish(plan, state, trained, sums, data)
 
@@ -70,17 +73,17 @@ def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data
     return _where(good & ~before.stopped, trained, frozen), metrics
 
 
-def evaluate(plan: Plan, params: Params, X: Array, Y: Array) -> Metrics:
-    """Cost and, where classes are predicted, accuracy."""
+def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Array, " d"] | None = None) -> Metrics:
+    """Cost and, where classes are predicted, accuracy: means over the examples, by their weights."""
 
     def example(xy) -> tuple[Float[Array, ""], Float[Array, " k"]]:
         y_hat, tape = forward(plan.net, params, network_input(params, xy[0], plan.preprocess))
         return output_loss(plan.net, tape, xy[1]), y_hat
 
     losses, Y_hat = jax.lax.map(example, (X, Y), batch_size=EVALUATED_AT_ONCE)
-    scores = {"cost": losses.mean()}
+    scores = {"cost": mean(losses, weights)}
     if plan.accuracy:
-        scores["accuracy"] = jnp.mean(classes(Y_hat) == classes(Y))
+        scores["accuracy"] = mean((classes(Y_hat) == classes(Y)).astype(losses.dtype), weights)
     return scores
 
 
@@ -88,7 +91,7 @@ def _validate(plan: Plan, state: TrainState, best: Best, data: Data) -> tuple[Tr
     """Scores the weights on the validation set, keeps the best, and stops when patience is at its end."""
     assert data.X_dev is not None and data.Y_dev is not None
     params = state.evaluated
-    scores = evaluate(plan, params, data.X_dev, data.Y_dev)
+    scores = evaluate(plan, params, data.X_dev, data.Y_dev, data.weights_dev)
     score = scores["cost"] if plan.best_by == "cost" else -scores["accuracy"]
     best = _where(score < best.score, Best(params, score.astype(best.score.dtype), state.epoch), best)
     waited = state.epoch - best.epoch

@@ -108,8 +108,8 @@ def fit(
       is validated, kept as best and returned as `params`.
 
     Keeping
-    - `validation = (X, Y)` is scored after each epoch; `params` of the result are those with the best score
-      (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
+    - `validation = (X, Y)`, or `(X, Y, weights)`, is scored after each epoch; `params` of the result are those with
+      the best score (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
     - `checkpoints`: a folder for the whole state, written atomically after every `checkpoint_every` epochs, at the best
       and at the end. The same call goes on from there, to the bits of a run that was never killed; with more `epochs`
       it goes further. ValueError if the folder's run had other data or settings.
@@ -129,7 +129,7 @@ def fit(
         held_out = options.held_out(net, validation, dtype, preprocess)
         checked = Data(jax.numpy.asarray(first.X), jax.numpy.asarray(first.Y), None, *held_out)
     else:
-        checked = options.arrays(net, params, data, weights, class_weights, validation, preprocess)
+        checked = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
     m = checked.X.shape[0]
     plan = Plan(
         net=net,

@@ -17,10 +17,9 @@ from jaxmlp.training.state import Data, Plan, Regularisation
 FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
 
 
-def arrays(net, params, data, weights, class_weights, validation, preprocess) -> Data:
+def arrays(net, dtype, data, weights, class_weights, validation, preprocess) -> Data:
     """`data = (X, Y)` and `validation` as arrays; the weights multiplied, and relative to their mean."""
-    dtype = validate.params(net, params)
-    X, Y = _pair(data, "data")
+    X, Y = pair(data, "data")
     X = validate.inputs(net, X, dtype, preprocess)
     Y = validate.targets(net, Y, X.shape[0])
     if weights is not None:
@@ -34,12 +33,15 @@ def arrays(net, params, data, weights, class_weights, validation, preprocess) ->
 
 
 def held_out(net: MLP, validation: Any, dtype: Any, preprocess: Any) -> tuple:
-    """The validation examples, or two times None."""
+    """The validation examples and their weights, None where there are none."""
     if validation is None:
-        return None, None
-    X, Y = _pair(validation, "validation")
+        return None, None, None
+    X, Y, weights = weighted(validation, "validation")
     X = validate.inputs(net, X, dtype, preprocess, name="validation X")
-    return X, validate.targets(net, Y, X.shape[0], name="validation Y")
+    Y = validate.targets(net, Y, X.shape[0], name="validation Y")
+    if weights is not None:
+        weights = validate.example_weights(weights, X.shape[0], dtype, name="validation weights")
+    return X, Y, weights
 
 
 def of_classes(net: MLP, class_weights: Any, Y: jax.Array, dtype: Any) -> jax.Array:
@@ -79,19 +81,30 @@ def regularisation(net: MLP, given_penalties, keep, label_smoothing, input_noise
     if keep is not None:
         keep = dropout.checked(net, keep).astype(dtype)
     if label_smoothing is not None:
-        if net.loss.targets == "real":
-            raise ValueError(f"label_smoothing is given, but loss {net.loss.name!r} takes numbers, not classes")
+        check_smoothed(net)
         label_smoothing = jnp.asarray(validate.number(label_smoothing, "label_smoothing", above=0, at_most=1), dtype)
     if input_noise is not None:
         input_noise = jnp.asarray(validate.number(input_noise, "input_noise", above=0), dtype)
     return Regularisation(each, keep, label_smoothing, input_noise)
 
 
-def _pair(given: Any, name: str) -> tuple[Any, Any]:
+def check_smoothed(net: MLP) -> None:
+    """Refuses to smooth labels that are no classes."""
+    if net.loss.targets == "real":
+        raise ValueError(f"label_smoothing is given, but loss {net.loss.name!r} takes numbers, not classes")
+
+
+def pair(given: Any, name: str) -> tuple[Any, Any]:
+    """`given`, if it is `(X, Y)`."""
     if not isinstance(given, tuple) or len(given) != 2:
         got = f"a tuple of {len(given)}" if isinstance(given, tuple) else f"a {type(given).__name__}"
         raise ValueError(f"{name} is {got}, expected a tuple (X, Y)")
     return given
+
+
+def weighted(given: Any, name: str) -> tuple[Any, Any, Any]:
+    """`given`, if it is `(X, Y)` or `(X, Y, weights)`; the weights are None without any."""
+    return given if isinstance(given, tuple) and len(given) == 3 else (*pair(given, name), None)
 
 
 def optimizer_of(optimizer: Any, hyper: dict[str, Any] | None) -> Any:

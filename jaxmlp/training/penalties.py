@@ -15,8 +15,9 @@ from jaxtyping import Array, Float
 
 from jaxmlp import validate
 from jaxmlp.network import Params
+from jaxmlp.validate import Given
 
-Strength = float | Sequence[float] | Float[Array, "*K"]  # one for all layers, or one each
+Strength = float | Sequence[float] | Float[Given, "*K"]  # one for all layers, or one each
 OfWeights = Callable[[Array, Array], Array]
 
 
@@ -32,7 +33,7 @@ class Kind(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Penalty:
-    """A kind of penalty and its strength, `()` or `(K,)`."""
+    """A kind of penalty and its strength, `()` or `(K,)`; in a `sweep` `()`, `(E,)`, `(1, K)` or `(E, K)`."""
 
     kind: Kind = field(metadata={"static": True})
     strength: Any
@@ -95,7 +96,7 @@ def max_norm(limit: Strength) -> Penalty:
 
 def _checked(given: Any, name: str, positive: bool = False) -> Any:
     values = validate.array(given, name).astype(float)
-    if values.ndim > 1:
+    if values.ndim > 2:
         raise ValueError(f"{name} has shape {values.shape}, expected a number, or one for each layer")
     if validate.concrete(values):
         low = float(np.min(values)) if values.size else np.nan
@@ -106,12 +107,18 @@ def _checked(given: Any, name: str, positive: bool = False) -> Any:
 
 def checked(net: Any, given: Any) -> tuple[Penalty, ...]:
     """`given`, one penalty or several, as a tuple of those that fit `net`."""
-    each = (given,) if isinstance(given, Penalty) else tuple(given) if isinstance(given, list | tuple) else None
-    if each is None or not all(isinstance(penalty, Penalty) for penalty in each):
-        raise ValueError(f"penalties is {given!r}, expected penalties such as jaxmlp.l2(1e-4), or a tuple of them")
+    each = several(given)
     for penalty in each:
         if jnp.shape(penalty.strength) not in ((), (net.depth,)):
             raise ValueError(
                 f"{penalty.kind.name} has {jnp.size(penalty.strength)} strengths, expected one or {net.depth}"
             )
+    return each
+
+
+def several(given: Any) -> tuple[Penalty, ...]:
+    """One penalty or several, as a tuple."""
+    each = (given,) if isinstance(given, Penalty) else tuple(given) if isinstance(given, list | tuple) else None
+    if each is None or not all(isinstance(penalty, Penalty) for penalty in each):
+        raise ValueError(f"penalties is {given!r}, expected penalties such as jaxmlp.l2(1e-4), or a tuple of them")
     return each

@@ -62,6 +62,7 @@ class Data(NamedTuple):
     weights: Float[Array, " m"] | None = None  # of mean 1: a batch divides by the number of its examples
     X_dev: Num[Array, "d ..."] | None = None
     Y_dev: Num[Array, "d ..."] | None = None
+    weights_dev: Float[Array, " d"] | None = None
 
 
 class Best(NamedTuple):
