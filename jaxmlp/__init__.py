@@ -55,9 +55,14 @@ from jaxmlp.readouts import weight_jacobian as weight_jacobian
 from jaxmlp.rules import Rule as Rule
 from jaxmlp.training import DivergedError as DivergedError
 from jaxmlp.training import Result as Result
+from jaxmlp.training import SearchResult as SearchResult
+from jaxmlp.training import SweepResult as SweepResult
 from jaxmlp.training import dropout_masks as dropout_masks
 from jaxmlp.training import fit as fit
 from jaxmlp.training import l1 as l1
 from jaxmlp.training import l2 as l2
+from jaxmlp.training import log_uniform as log_uniform
 from jaxmlp.training import max_norm as max_norm
+from jaxmlp.training import search as search
 from jaxmlp.training import sweep as sweep
+from jaxmlp.training import uniform as uniform

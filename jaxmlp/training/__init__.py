@@ -9,6 +9,10 @@ from jaxmlp.training.penalties import l2 as l2
 from jaxmlp.training.penalties import max_norm as max_norm
 from jaxmlp.training.result import DivergedError as DivergedError
 from jaxmlp.training.result import Result as Result
+from jaxmlp.training.search import SearchResult as SearchResult
+from jaxmlp.training.search import search as search
+from jaxmlp.training.space import log_uniform as log_uniform
+from jaxmlp.training.space import uniform as uniform
 from jaxmlp.training.state import Data as Data
 from jaxmlp.training.state import Plan as Plan
 from jaxmlp.training.state import Regularisation as Regularisation

@@ -171,8 +171,8 @@ def initial_params(nets: list[MLP], given: Any, axis: Axis) -> tuple[Params, boo
     if len(nets) > 1:
         raise ValueError("initial holds parameters, expected a name or an initializer for networks of several shapes")
     net = nets[0]
-    listed = isinstance(given, tuple | list) and len(given) > 0
-    first: Any = getattr(given[0], "W", 0) if listed else 0
+    listed = isinstance(given, tuple | list) and bool(given)
+    first: Any = getattr(next(iter(given)), "W", 0) if listed else 0
     if jnp.ndim(first) != 3:
         validate.params(net, given)  # pyright: ignore[reportArgumentType]
         return given, False  # pyright: ignore[reportReturnType]

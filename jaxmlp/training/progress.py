@@ -20,6 +20,8 @@ def line(metrics: dict[str, float]) -> str:
 
 
 def _number(name: str, value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
     if name.endswith("accuracy"):
         return f"{value:.2%}"
     if name == "seconds":

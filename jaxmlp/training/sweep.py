@@ -109,9 +109,10 @@ def summary(row: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def prepared(
-    net, data, *, keys, optimizer, hyper, batch_size, initial, scale, validation, best_by, patience, weights,
-    penalties, keep, label_smoothing, input_noise, average, augment, preprocess, rule, readout, shared_order,
-    members_at_once,
+    net, data, *, keys, optimizer, hyper=None, batch_size=None, initial: Any = "he", scale=None, validation=None,
+    best_by="cost", patience=None, weights=None, penalties=(), keep=None, label_smoothing=None, input_noise=None,
+    average=None, augment=None, preprocess=None, rule=rules.backprop, readout=None, shared_order=True,
+    members_at_once=None,
 ) -> tuple[list[Entrant], dict[str, Any]]:  # fmt: skip
     """What `sweep` is given, checked and grouped: by network, and by what is trained at once. And what differs."""
     axis, each = members.Axis(), members.nets(net)

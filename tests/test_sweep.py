@@ -1,0 +1,206 @@
+"""`sweep`: each member against its own run of `fit`, whatever differs; chunks, shapes, divergence, bad input."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import tree_error
+
+import jaxmlp as jm
+from jaxmlp.training import population
+
+NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
+KEYS = jax.random.split(jax.random.key(3), 4)
+
+
+def data(m=20, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(m, 3)).astype(np.float32)
+    return X, (X[:, 0] + 0.5 * X[:, 1] > 0).astype(np.int32)
+
+
+def sweep(examples=None, net=NET, **settings):
+    settings = {"optimizer": optax.sgd, "keys": KEYS, "epochs": 5, "batch_size": 6, "progress": False} | settings
+    if settings["optimizer"] is optax.sgd:
+        settings = {"hyper": {"learning_rate": 0.3}} | settings
+    return jm.sweep(net, examples or data(), **settings)
+
+
+def fit(params, examples=None, net=NET, **settings):
+    settings = {"hyper": {"learning_rate": 0.3}, "epochs": 5, "batch_size": 6, "progress": False} | settings
+    return jm.fit(net, params, examples or data(), optimizer=optax.sgd, **settings)
+
+
+def agree(many, alone, i):
+    """Member i is what `fit` gave: weights, history, best epoch, and how it ended."""
+    member = many.member(i)
+    assert tree_error(member.params, alone.params) <= 1e-5
+    assert tree_error(member.last_params, alone.last_params) <= 1e-5
+    assert (member.best_epoch, member.stopped_early) == (alone.best_epoch, alone.stopped_early)
+    assert set(member.history) == set(alone.history) - {"seconds"}
+    for name, column in member.history.items():
+        np.testing.assert_allclose(column, alone.history[name], rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_member_is_its_own_run_of_fit(shared):
+    """Key, rate, strengths, dropout, smoothing, noise, average, scale and patience, all different."""
+    rates, l2 = [0.1, 0.5, 1.0, 5.0], [0.0, 1e-3, 1e-2, 0.1]
+    keep, scale = [[1.0, 0.9], [1.0, 0.5], [0.8, 1.0], [1.0, 1.0]], [1.0, 0.5, 2.0, 1.0]
+    smoothing, noise, average, patience = [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.1, 0.3], [0.5, 0.9, 0.1, 0.2], [9, 9, 2, 1]
+    held_out = data(15, seed=5)
+    many = sweep(hyper={"learning_rate": rates}, penalties=jm.l2(l2), keep=keep, label_smoothing=smoothing,
+                 input_noise=noise, average=average, scale=scale, patience=patience, validation=held_out,
+                 shared_order=shared)  # fmt: skip
+    assert many.stopped_early.any() and not many.stopped_early.all()
+    for i in range(4):
+        params = tuple(layer._replace(W=scale[i] * layer.W) for layer in jm.init(NET, KEYS[i]))
+        alone = fit(params, key=KEYS[0 if shared else i], hyper={"learning_rate": rates[i]}, penalties=jm.l2(l2[i]),
+                    keep=keep[i], label_smoothing=smoothing[i], input_noise=noise[i], average=average[i],
+                    patience=patience[i], validation=held_out)  # fmt: skip
+        agree(many, alone, i)
+
+
+def test_labels_weights_and_validation_may_be_a_members_own():
+    """Cross-validation on other labels for each member; what a member is not given counts for nothing."""
+    X, Y = data()
+    W = np.asarray(jm.data.folds(jax.random.key(0), 20, 4))
+    labels = np.stack([Y, 1 - Y, Y, np.roll(Y, 1)])
+    many = sweep((X, labels), weights=W, validation=(X, labels, 1 - W))
+    for i in range(4):
+        alone = fit(
+            jm.init(NET, KEYS[i]), (X, labels[i]), key=KEYS[0], weights=W[i], validation=(X, labels[i], 1 - W[i])
+        )
+        agree(many, alone, i)
+        score = jm.cost(NET, many.member(i).params, X[W[i] == 0], labels[i][W[i] == 0])
+        assert many.scores[i] == pytest.approx(float(score), rel=1e-5)
+    garbage = np.where(W == 0, 1 - labels, labels).astype(np.int32)
+    blind = sweep((X, garbage), weights=W)
+    assert tree_error(blind.params, sweep((X, labels), weights=W).params) <= 1e-6
+
+
+def test_every_example_is_held_out_once():
+    W = np.asarray(jm.data.folds(jax.random.key(1), 23, 5))
+    assert W.shape == (5, 23) and set(W.ravel()) == {0, 1}
+    assert ((1 - W).sum(0) == 1).all() and np.ptp((1 - W).sum(1)) == 1
+    assert (np.asarray(jm.data.folds(jax.random.key(2), 23, 5)) != W).any()
+    with pytest.raises(ValueError, match="k is 24, expected at most m, which is 23"):
+        jm.data.folds(jax.random.key(1), 23, 24)
+
+
+def test_members_in_parts_have_the_same_numbers():
+    """Three at once of eight: the last part is filled up."""
+    run = partial(sweep, keys=jax.random.split(jax.random.key(7), 8), validation=data(15, seed=5), patience=2,
+                  hyper={"learning_rate": np.linspace(0.1, 8, 8)})  # fmt: skip
+    whole, parts = run(), run(members_at_once=3)
+    assert tree_error(parts.params, whole.params) <= 1e-6
+    assert list(parts.history) == list(whole.history)
+    assert all(
+        np.allclose(parts.history[name], whole.history[name], rtol=1e-5, equal_nan=True) for name in whole.history
+    )
+    for name in ("best_epoch", "epochs", "stopped_early", "diverged"):
+        assert (getattr(parts, name) == getattr(whole, name)).all()
+
+
+def test_calls_of_several_epochs_are_those_of_one(monkeypatch):
+    few = sweep(epochs=7)
+    monkeypatch.setattr(population, "OPERATIONS_A_CALL", 0)
+    assert tree_error(sweep(epochs=7).params, few.params) <= 1e-6
+
+
+@pytest.mark.parametrize("tiny", [0, 10**9])
+def test_the_order_in_memory_does_not_matter(monkeypatch, tiny):
+    monkeypatch.setattr(population, "TINY", tiny)
+    many = sweep(epochs=3, average=0.5)  # what nothing else compiles
+    agree(many, fit(jm.init(NET, KEYS[2]), key=KEYS[0], epochs=3, average=0.5), 2)
+
+
+def test_a_member_that_diverges_is_marked_and_the_others_go_on():
+    X, Y = data()
+    net = jm.MLP((3, 4, 1), hidden="relu")
+    many = sweep((X, X[:, :1]), net, hyper={"learning_rate": [0.01, 1e9, 0.02, 0.05]}, epochs=8)
+    assert many.diverged.tolist() == [False, True, False, False]
+    assert np.isinf(many.scores[1]) and many.epochs[1] == 1 and many.epochs[0] == 8
+    assert tree_error(many.member(1).params, jm.init(net, KEYS[1])) == 0
+    assert np.isnan(many.history["cost"][1:, 1]).all() and np.isfinite(np.delete(many.history["cost"], 1, 1)).all()
+    rows = str(many).splitlines()
+    assert rows[-1].endswith("diverged") and len(rows) == 5
+
+
+def test_parameters_may_be_given_stacked_or_once():
+    stacked = jax.vmap(lambda key: jm.init(NET, key, biases="small_normal"))(KEYS)
+    before = jax.tree.map(np.array, stacked)
+    many = sweep(initial=stacked)
+    assert tree_error(stacked, before) == 0
+    one = jax.tree.map(lambda a: a[1], stacked)
+    agree(many, fit(one, key=KEYS[0]), 1)
+    same = sweep(initial=one)
+    assert tree_error(same.member(3).params, many.member(1).params) <= 1e-6
+
+
+def test_shapes_are_grouped_and_come_back_in_order():
+    nets = [jm.MLP((3, width, 2), "tanh", "softmax", "cross_entropy") for width in (4, 5, 4, 6)]
+    rates = [0.1, 0.2, 0.3, 0.4]
+    many = sweep(net=nets, hyper={"learning_rate": rates})
+    assert [params[0].W.shape[0] for params in many.params] == [4, 5, 4, 6]
+    for i in (1, 2):
+        agree(many, fit(jm.init(nets[i], KEYS[i]), net=nets[i], key=KEYS[0], hyper={"learning_rate": rates[i]}), i)
+    assert set(many.settings) == {"net", "learning_rate"} and "3-6-2 tanh" in str(many)
+
+
+def test_the_table_lines_up_and_is_sorted_by_the_score():
+    many = sweep(hyper={"learning_rate": [1e-4, 1, 0.1, 0.5]}, validation=data(15, seed=5))
+    rows = many.rows()
+    assert [row["validation_cost"] for row in rows] == pytest.approx(sorted(many.scores), rel=1e-6)
+    assert rows[0]["member"] == many.best and rows[-1]["learning_rate"] == pytest.approx(1e-4)
+    lines = str(many).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 5
+    assert many.table(2).splitlines()[-1] == "and 2 more"
+
+
+def bad(**settings):
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (bad(keys=KEYS[0]), r"nothing has a member axis, expected keys, or any other value"),
+        (bad(keys=3), r"keys is 3, expected a key, or one each"),
+        (bad(hyper={"learning_rate": [0.1, 0.2]}), r"hyper\['learning_rate'\] has 2 members, but keys has 4"),
+        (bad(hyper={"learning_rate": [0.1, 0.2, np.nan, 1]}), r"hyper\['learning_rate'\] is .*expected finite numbers"),
+        (
+            bad(hyper={"learning_rate": "high"}),
+            r"hyper\['learning_rate'\] is 'high', expected a number, or one for each",
+        ),
+        (bad(hyper={"rate": KEYS.shape[0]}), r"which the optimizer's factory does not take"),
+        (bad(penalties=jm.l2([[1, 2, 3]] * 4)), r"l2 has shape \(4, 3\), expected 2 columns, one for each layer"),
+        (bad(penalties=jm.l2([1, 2])), r"l2 has 2 members, but keys has 4"),
+        (bad(keep=[1, 1, 1, 0]), r"keep is .*expected finite numbers above 0 and at most 1"),
+        (bad(average=1.0), r"average is 1.0, expected finite numbers above 0 and below 1"),
+        (bad(patience=[1, 2, 3, 0], validation=data()), r"patience is .*expected finite numbers of at least 1"),
+        (bad(patience=2), r"patience is 2, but validation is None"),
+        (bad(weights=np.zeros((4, 20))), r"weights holds values from 0 to 0"),
+        (bad(weights=np.eye(4, 20) * [[0], [1], [1], [1]]), r"weights are all 0 for a member"),
+        (bad(examples=(data()[0], np.zeros((3, 20), np.int32))), r"Y has 3 members, but keys has 4"),
+        (bad(examples=(data()[0], np.full((4, 20), 2))), r"Y holds the class 2, expected classes 0 to 1"),
+        (bad(initial=jax.vmap(lambda k: jm.init(NET, k))(KEYS[:2])), r"initial has 2 members, but keys has 4"),
+        (bad(initial="hee"), r"weights is 'hee', .*did you mean 'he'"),
+        (bad(net="NET"), r"net is 'NET', expected an MLP, or a list with one for each member"),
+        (bad(net=[NET] * 3), r"keys has 4 members, but net has 3"),
+        (bad(members_at_once=0), r"members_at_once is 0, expected at least 1"),
+        (bad(epochs=0), r"epochs is 0, expected at least 1"),
+    ],
+)
+def test_bad_input_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(**settings)
+
+
+def test_a_member_that_is_none_is_named():
+    with pytest.raises(ValueError, match="member is 4, expected 0 to 3"):
+        sweep().member(4)
+    assert jnp.shape(sweep().member(-1).params[0].W) == (5, 3)
