@@ -23,6 +23,7 @@ from experiments.output import Output
 from jaxmlp import plotting
 from jaxmlp.check import error
 from jaxmlp.data import scale_pixels
+from jaxmlp.training import Penalty
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def augment(key, x):
     return jm.data.elastic()(second, jm.data.shifts(2)(first, x))
 
 
-def weights(l2: float = 0, l1: float = 0, max_norm: float = 1e6) -> tuple[jm.training.Penalty, ...]:
+def weights(l2: float = 0, l1: float = 0, max_norm: float = 1e6) -> tuple[Penalty, ...]:
     """All three, so that every strength of them is one program."""
     return jm.l2(l2), jm.l1(l1), jm.max_norm(max_norm)
 

@@ -77,6 +77,11 @@ class MLP:
         for activation in self.hidden:
             if isinstance(activation, Softmax):
                 raise ValueError("hidden is 'softmax', which couples a layer's units; it is for the output only")
+        if isinstance(self.output, Softmax) and self.sizes[-1] == 1:
+            raise ValueError(
+                "output is 'softmax' with a single unit, which is constantly 1; expected 'sigmoid' for two classes, "
+                "with loss 'binary_cross_entropy'"
+            )
         (low, high), (least, most) = self.output.range, self.loss.domain
         if low < least or high > most:
             raise ValueError(
@@ -114,7 +119,11 @@ def rounded_product(A: Array, B: Array, products: str | None) -> Array:
     """`A @ B`, its factors rounded to the dtype `products` if given, its sums in A's dtype."""
     if products is None:
         return A @ B
-    return jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
+    accelerated = lambda A, B: jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
+    # XLA's products on a CPU take no such factors; there they are rounded alone, which costs time and saves none.
+    bits = jnp.finfo(products)
+    rounded = lambda X: jax.lax.reduce_precision(X, bits.nexp, bits.nmant)
+    return jax.lax.platform_dependent(A, B, cpu=lambda A, B: rounded(A) @ rounded(B), default=accelerated)
 
 
 def _check_function(function, arguments, shape: tuple[int, ...], name: str) -> None:

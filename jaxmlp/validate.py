@@ -29,7 +29,7 @@ def named(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> Any
     if isinstance(given, str):
         if given in table:
             return table[given]
-        near = difflib.get_close_matches(given, table, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(given.lower(), table, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, table))}{hint}")
     if isinstance(given, kind):
@@ -61,16 +61,19 @@ def whole(given: Any, argument: str, least: int = 1) -> int:
     return number
 
 
-def number(given: Any, argument: str, above: float, at_most: float = math.inf, below: float = math.inf) -> float:
-    """`given` as a float in (above, at_most], and below `below`."""
+def number(
+    given: Any, argument: str, above: float, at_most: float = math.inf, below: float = math.inf, or_equal: bool = False
+) -> float:
+    """`given` as a float in (above, at_most] and below `below`; `or_equal`: `above` itself, too."""
     try:
         value = float(given)
     except (TypeError, ValueError):
         raise ValueError(f"{argument} is {given!r}, expected a number") from None
-    if not (above < value <= at_most and value < below):
-        limit = "" if at_most == math.inf else f" and at most {at_most:g}"
-        limit = limit if below == math.inf else f" and below {below:g}"
-        raise ValueError(f"{argument} is {given}, expected a number above {above:g}{limit}")
+    if not ((above < value or (or_equal and above == value)) and value <= at_most and value < below):
+        least = f"of at least {above:g}" if or_equal else f"above {above:g}"
+        most = "" if at_most == math.inf else f" and at most {at_most:g}"
+        most = most if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{argument} is {given}, expected a number {least}{most}")
     return value
 
 

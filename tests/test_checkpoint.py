@@ -30,10 +30,11 @@ def run(folder=None, stop_after=None, **options):
         if epoch == stop_after:
             raise Killed
 
-    options = {"epochs": 7, "checkpoints": folder, "key": jax.random.key(1), "hyper": None} | options
+    options = {"epochs": 7, "checkpoints": folder, "key": jax.random.key(1), "hyper": None, "average": 0.9,
+               "monitor": True} | options  # fmt: skip
     return jm.fit(
         NET, jm.init(NET, jax.random.key(0)), options.pop("data", examples()), optimizer=options.pop("optimizer", SGD),
-        batch_size=8, keep=0.8, input_noise=0.1, average=0.9, rule=jm.rules.kolen_pollack(), monitor=True,
+        batch_size=8, keep=0.8, input_noise=0.1, rule=jm.rules.kolen_pollack(),
         validation=examples(20, seed=1), callback=callback, progress=False, **options,
     )  # fmt: skip
 
@@ -87,18 +88,24 @@ def test_the_best_epochs_state_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"data": examples(seed=2)}, "data"),
+        ({"data": examples(seed=2)}, "X .checksum."),
         ({"key": jax.random.key(2)}, "key"),
-        ({"penalties": jm.l2(0.1)}, "regularisation|leaf"),
-        ({"patience": 3}, "patience"),
-        ({"best_by": "accuracy"}, "best_by"),
-        ({"optimizer": optax.sgd(0.1)}, "leaf .*opt_state"),
-        ({"optimizer": optax.sgd, "hyper": {"learning_rate": 0.1}}, "leaf|hyper"),
+        ({"penalties": jm.l2(0.1)}, r"penalties: {}, now {'l2': 0.1"),
+        ({"patience": 3}, "patience: -1, now 3"),
+        ({"best_by": "accuracy"}, "best_by: cost, now accuracy"),
+        ({"monitor": False}, "monitor: True, now False"),
+        ({"average": None}, "average: 0.89.*, now None"),
+        ({"optimizer": optax.sgd(0.1)}, "optimizer's first updates"),
+        ({"optimizer": optax.sgd(0.3, momentum=0.8)}, "optimizer's first updates"),
+        ({"optimizer": optax.sgd, "hyper": {"learning_rate": 0.1}}, "hyper: {}, now {'learning_rate': 0.1"),
+        ({"preprocess": lambda x: 2 * x}, "first example preprocessed"),
+        ({"augment": lambda key, x: 2 * x}, "first example augmented"),
+        ({"class_weights": [1, 2]}, "weights and class_weights"),
     ],
 )
 def test_another_runs_folder_is_refused(tmp_path, options, what):
     run(tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=rf"last.safetensors.*({what})"):
+    with pytest.raises(ValueError, match=rf"last.safetensors is of another run, whose {what}"):
         run(tmp_path, **options)
 
 
@@ -115,6 +122,16 @@ def test_a_diverged_run_stays_diverged(tmp_path):
     for _ in range(2):
         with pytest.raises(jm.DivergedError):
             run(tmp_path, **options)
+
+
+def test_a_log_is_appended_to_and_loses_nothing(tmp_path):
+    log = tmp_path / "run.jsonl"
+    log.write_text('another file\n{"epoch": 1, "cost"')  # the second line was torn
+    train = lambda **options: run(tmp_path / "run", epochs=2, log=log, **options)
+    train()
+    first, torn, *rows = log.read_text().splitlines()
+    assert first == "another file" and torn == '{"epoch": 1, "cost"'
+    assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
 
 
 def test_a_log_has_null_for_what_is_not_finite(tmp_path):

@@ -90,6 +90,8 @@ def test_dtype_is_jaxs_default_unless_given(key):
         ({"sizes": (3, 4, 2), "hidden": ("relu", "tanh")}, r"hidden has 2 activations, the network has 1 hidden"),
         ({"sizes": (3, 4, 2), "hidden": "softmax"}, r"hidden is 'softmax', which couples a layer's units"),
         ({"sizes": (3, 4, 2), "hidden": 3}, r"hidden is 3, expected a name or an Activation"),
+        ({"sizes": (3, 4, 2), "hidden": "Relu"}, r"hidden is 'Relu', .*; did you mean 'relu'\?"),
+        ({"sizes": (3, 1), "output": "softmax", "loss": "cross_entropy"}, r"output is 'softmax' with a single unit"),
         ({"sizes": (3, 2), "output": "softmin"}, r"output is 'softmin', .*did you mean 'softmax'\?"),
         ({"sizes": (3, 2), "loss": "crossentropy"}, r"loss is 'crossentropy', .*did you mean 'cross_entropy'\?"),
         (

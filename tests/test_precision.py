@@ -65,6 +65,17 @@ def test_as_function_and_fit_use_it(problem):
     assert 1e-5 < tree_error(rough, fine) < 1e-2
 
 
+@pytest.mark.parametrize("m", [1, 31, 200])
+def test_products_of_every_size_run(key, m):
+    """XLA chooses another routine by size, and has none for such factors on a CPU."""
+    net = jm.MLP((50, 80, 3), output="softmax", loss="cross_entropy", products="bfloat16")
+    X, Y = jax.random.normal(key, (m, 50)), jnp.zeros(m, int)
+    J, grads = jm.value_and_grad(net, jm.init(net, key), X, Y)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((J, grads)))
+    autodiff = jax.grad(lambda p: jm.cost(net, p, X, Y))(jm.init(net, key))
+    assert tree_error(grads, autodiff) <= 2e-2
+
+
 def test_other_products_are_refused():
     with pytest.raises(ValueError, match=r"products is 'float16', expected one of 'bfloat16'"):
         jm.MLP((2, 3), products="float16")

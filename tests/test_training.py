@@ -326,9 +326,9 @@ def bad(**settings):
         (bad(penalties=jm.l2([1, 2, 3])), r"l2 has 3 strengths, expected one or 2"),
         (bad(keep=(0.5, 0.5, 0.5)), r"keep has shape \(3,\), expected a number or 2: the inputs' first"),
         (bad(keep=0), r"keep is 0, expected probabilities above 0 and at most 1"),
-        (bad(label_smoothing=1.5), r"label_smoothing is 1.5, expected a number above 0 and at most 1"),
-        (bad(input_noise=-1), r"input_noise is -1, expected a number above 0"),
-        (bad(average=1), r"average is 1, expected a number above 0 and below 1"),
+        (bad(label_smoothing=1.5), r"label_smoothing is 1.5, expected a number of at least 0 and below 1"),
+        (bad(input_noise=-1), r"input_noise is -1, expected a number of at least 0"),
+        (bad(average=1), r"average is 1, expected a number of at least 0 and below 1"),
         (
             bad(class_weights=[1, 2, 3]),
             r"class_weights has shape \(3,\), expected one weight for each of the 2 classes",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import files, trees
@@ -32,19 +33,19 @@ class Checkpoints:
             part.unlink()
         if not path.exists():
             return None
-        state, about = trees.read_tree(path, start)
+        about = files.read(path, "tree")[1]["about"]
         for name, value in self.run.items():
-            if about["run"].get(name) != value:
+            if (saved := about["run"].get(name)) != value:
                 raise ValueError(
-                    f"{path} is of another run: its {name} is {about['run'].get(name)}, this one's {value}; expected "
-                    "the same arguments, or another folder"
+                    f"{path} is of another run, whose {name}: {saved}, now {value}; expected the same arguments, or "
+                    "another folder"
                 )
-        return state, about["history"]
+        return trees.read_tree(path, start)[0], about["history"]
 
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
         """Writes what is due after `done` epochs; `last`: of the run."""
         about = {"run": self.run, "history": columns}
-        if state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
+        if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
             trees.write_tree(self._made() / BEST, state, about)
         if last or done % self.every == 0:
             trees.write_tree(self._made() / LAST, state, about)
@@ -55,30 +56,58 @@ class Checkpoints:
 
 
 def described(plan: Plan, state: TrainState, data: Data, streamed: bool) -> dict[str, Any]:
-    """What must be the same for a run to go on: all that is known of it but the code of the user's functions."""
+    """What must be the same for a run to go on. Functions are known by what they do to the first examples."""
+    numbers = lambda array: None if array is None else np.asarray(array).tolist()
+    preprocessed = lambda x: None if plan.preprocess is None else plan.preprocess(x)
+    augmented = lambda x: None if plan.augment is None else plan.augment(jax.random.key(0), x)
     marks = {
         "network": repr(plan.net),
+        "parameters at the start": _mark(state.params),
+        "key": _mark(state.key),
         "batch size": None if streamed else plan.batch_size,
         "sampling": plan.sampling,
         "rule": plan.rule.name,
+        "rule's state at the start": _mark(state.rule_state),
+        "readout": plan.readout is not None,
+        "hyper": {name: numbers(value) for name, value in state.hyper.items()},
+        "optimizer's first updates (checksum)": _mark(_first_updates(plan, state)),
+        "penalties": {p.kind.name: numbers(p.strength) for p in state.regularisation.penalties},
+        "keep": numbers(state.regularisation.keep),
+        "label_smoothing": numbers(state.regularisation.label_smoothing),
+        "input_noise": numbers(state.regularisation.input_noise),
+        "average": None if state.average is None else numbers(state.average.decay),
+        "patience": numbers(state.patience),
         "best_by": plan.best_by,
-        "key": _mark(state.key),
-        "initial parameters": _mark(state.params),
-        "hyper": _mark(state.hyper),
-        "regularisation": _mark(state.regularisation),
-        "average": None if state.average is None else float(state.average.decay),
-        "patience": int(state.patience),
-        "data": None if streamed else _mark(data),
+        "monitor": plan.monitor,
+        "first example preprocessed (checksum)": _mark(preprocessed(data.X[0])),
+        "first example augmented (checksum)": _mark(augmented(data.X[0])),
+        "X (checksum)": str((data.X.shape, data.X.dtype)) if streamed else _mark(data.X),
+        "Y (checksum)": str((data.Y.shape, data.Y.dtype)) if streamed else _mark(data.Y),
+        "weights and class_weights (checksum)": _mark(data.weights),
+        "validation (checksum)": _mark((data.X_dev, data.Y_dev)),
     }
     return json.loads(json.dumps(marks))
 
 
-def _mark(tree: Any) -> str:
+def _first_updates(plan: Plan, state: TrainState) -> Any:
+    """What the optimiser makes of three gradients of 1: two optimisers of one form are told apart by it."""
+    optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
+    value = jnp.ones((), state.params[0].W.dtype)
+    known, made = state.opt_state, []
+    for _ in range(3):
+        updates, known = optimizer.update(
+            ones, known, state.params, value=value, grad=ones, value_fn=lambda params: value
+        )  # fmt: skip
+        made.append(updates)
+    return made, known
+
+
+def _mark(tree: Any) -> str | None:
     """A checksum of a pytree's arrays."""
     crc = 0
-    for leaf in jax.tree.leaves(tree):
-        leaf = jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
+        leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         array = np.ascontiguousarray(np.asarray(leaf))
         crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
         crc = zlib.crc32(array.tobytes(), crc)
-    return f"{crc:08x}"
+    return f"{crc:08x}" if jax.tree.leaves(tree) else None

@@ -112,12 +112,14 @@ def fit(
       the best score (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
     - `checkpoints`: a folder for the whole state, written atomically after every `checkpoint_every` epochs, at the best
       and at the end. The same call goes on from there, to the bits of a run that was never killed; with more `epochs`
-      it goes further. ValueError if the folder's run had other data or settings.
+      it goes further. ValueError if the folder's run had other data or settings, as far as can be seen: of a stream the
+      shapes of its first batch, of functions what they do to the first example, of an optimiser its first updates.
     - `monitor`: adds the columns of `training.monitors`, one number a layer, for the price of one batch an epoch.
-    - `callback(epoch, metrics)` is called after each epoch; `log` is a file of JSON lines, one an epoch.
+    - `callback(epoch, metrics)` is called after each epoch; `log` is a file that JSON lines are appended to, one an
+      epoch.
     - `history` columns: `epoch` (or `step`), `cost` (the mean over the epoch's batches as they were met), `accuracy`
-      where classes are predicted, `penalty`, `validation_cost`, `validation_accuracy`, monitors, `seconds` (the first
-      with compilation).
+      where classes are predicted (both weighted as the examples are), `penalty`, `validation_cost`,
+      `validation_accuracy`, monitors, `seconds` (the first with compilation).
 
     Raises ValueError for bad input before anything is compiled, and DivergedError. Sources: notes 002, 004.
     """
@@ -154,7 +156,7 @@ def fit(
         plan, params, checked, validate.key(key), options.hyperparameters(hyper, dtype),
         -1 if patience is None else validate.whole(patience, "patience"), rule_state,
         options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype),
-        None if average is None else validate.number(average, "average", above=0, below=1),
+        None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True),
     )  # fmt: skip
     keeper, every = None, validate.whole(checkpoint_every, "checkpoint_every")
     if checkpoints is not None:
@@ -175,13 +177,17 @@ def _run(
     progress: bool,
 ) -> Result:
     columns: Columns = {}
-    if keeper is not None and (saved := keeper.restored(state)) is not None:
+    saved = None if keeper is None else keeper.restored(state)
+    if saved is not None:
         state, columns = saved
+    elif keeper is not None:
+        keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
     unit = "step" if plan.sampling == "replacement" else "epoch"
     done, total = len(columns.get(unit, [])), len(rounds) if unit == "epoch" else sum(rounds)
+    resumed = None if saved is None else columns.get(unit, [0])[-1]
     with ExitStack() as stack:
         show = stack.enter_context(shown(total, unit, progress, sum(rounds[:done]) if unit == "step" else done))
-        write = None if log is None else stack.enter_context(json_lines(log, unit, columns.get(unit, [0])[-1]))
+        write = None if log is None else stack.enter_context(json_lines(log, unit, resumed))
         for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break

@@ -8,13 +8,25 @@ from typing import Any
 
 
 @contextmanager
-def json_lines(path: str | Path, unit: str, done: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields the function that appends a row. Lines after `done` are of a killed run that repeats them: they go."""
+def json_lines(path: str | Path, unit: str, done: int | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields the function that appends a row.
+
+    A run that goes on from its checkpoint (`done` is then a number) repeats what it had written after it: those lines
+    at the end of the file go. All others stay, whoever wrote them.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [line for line in _lines(path) if _of(line, unit) <= done]
-    with path.open("w") as file:
-        file.writelines(line + "\n" for line in kept)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = list(lines)
+    while done is not None and kept and _of(kept[-1], unit) > done:
+        kept.pop()
+    if kept != lines:
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join(line + "\n" for line in kept))
+        part.replace(path)
+    with path.open("a") as file:
+        if file.tell() and not path.read_text().endswith("\n"):
+            file.write("\n")  # after a line torn by a kill
 
         def write(row: dict[str, Any]) -> None:
             file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
@@ -30,12 +42,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def _of(line: str, unit: str) -> float:
+    """A row's epoch: infinity for one torn by a kill, minus infinity for a line that no run wrote."""
     try:
         return json.loads(line)[unit]
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # torn by a kill
+        return float("inf") if line.startswith(f'{{"{unit}"') else float("-inf")

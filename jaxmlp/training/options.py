@@ -82,9 +82,11 @@ def regularisation(net: MLP, given_penalties, keep, label_smoothing, input_noise
         keep = dropout.checked(net, keep).astype(dtype)
     if label_smoothing is not None:
         check_smoothed(net)
-        label_smoothing = jnp.asarray(validate.number(label_smoothing, "label_smoothing", above=0, at_most=1), dtype)
+        label_smoothing = jnp.asarray(
+            validate.number(label_smoothing, "label_smoothing", above=0, below=1, or_equal=True), dtype
+        )
     if input_noise is not None:
-        input_noise = jnp.asarray(validate.number(input_noise, "input_noise", above=0), dtype)
+        input_noise = jnp.asarray(validate.number(input_noise, "input_noise", above=0, or_equal=True), dtype)
     return Regularisation(each, keep, label_smoothing, input_noise)
 
 

@@ -208,7 +208,8 @@ class _Given:
             arguments = {name: value for name, value in arguments.items()
                          if name not in OF_MEMBERS and not (name in NONE_AT_0 and value == 0)}  # fmt: skip
             initial = self.fixed.get("initial", settings.get("initial", "he"))
-            params: Any = init(net, key, initial) if isinstance(initial, str) or callable(initial) else initial
+            drawn = isinstance(initial, str) or callable(initial)
+            params: Any = init(net, key, initial) if drawn else initial  # pyright: ignore[reportArgumentType]
             scale = self.fixed.get("scale", settings.get("scale", 1.0))
             params = tuple(layer._replace(W=layer.W.dtype.type(scale) * layer.W) for layer in params)
             n = trained_for if epochs is None else epochs
