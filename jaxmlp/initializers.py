@@ -31,6 +31,8 @@ def draw(
     """A `W (n_out, n_in)`: by one of VARIANCES' names, or by an initializer called with `(n_in, n_out)`, transposed."""
     if isinstance(how, str):
         variance = validate.named(how, VARIANCES, Callable, argument)(n_in, n_out)
+        if variance == 0:
+            return jnp.zeros((n_out, n_in), dtype)  # a draw, even one times 0, takes longest of all to compile
         # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
         return jax.random.normal(key, (n_out, n_in), dtype) * jnp.asarray(variance**0.5, dtype)
     if not callable(how):

@@ -12,6 +12,15 @@ from problems import tree_error
 import jaxmlp as jm
 from jaxmlp.training import population
 
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled():
+    """What a test runs is over in milliseconds; to compile it for speed would take most of its time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
 KEYS = jax.random.split(jax.random.key(3), 4)
 
@@ -35,51 +44,54 @@ def fit(params, examples=None, net=NET, **settings):
 
 
 def agree(many, alone, i):
-    """Member i is what `fit` gave: weights, history, best epoch, and how it ended."""
+    """Member i is what `fit` gave: weights, history, best epoch, and how it ended. Rounding grows with each step."""
     member = many.member(i)
-    assert tree_error(member.params, alone.params) <= 1e-5
-    assert tree_error(member.last_params, alone.last_params) <= 1e-5
+    assert tree_error(member.params, alone.params) <= 1e-4
+    assert tree_error(member.last_params, alone.last_params) <= 1e-4
     assert (member.best_epoch, member.stopped_early) == (alone.best_epoch, alone.stopped_early)
     assert set(member.history) == set(alone.history) - {"seconds"}
     for name, column in member.history.items():
-        np.testing.assert_allclose(column, alone.history[name], rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(column, alone.history[name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_each_member_is_its_own_run_of_fit(shared):
+def test_each_member_is_its_own_run_of_fit_and_the_table_says_which_is_best():
     """Key, rate, strengths, dropout, smoothing, noise, average, scale and patience, all different."""
-    rates, l2 = [0.1, 0.5, 1.0, 5.0], [0.0, 1e-3, 1e-2, 0.1]
-    keep, scale = [[1.0, 0.9], [1.0, 0.5], [0.8, 1.0], [1.0, 1.0]], [1.0, 0.5, 2.0, 1.0]
-    smoothing, noise, average, patience = [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.1, 0.3], [0.5, 0.9, 0.1, 0.2], [9, 9, 2, 1]
+    rates, l2, scale = [0.1, 0.5, 1.0, 2.0], [0.0, 1e-3, 1e-2, 0.1], [1.0, 0.5, 2.0, 1.0]
+    keep = [[1.0, 0.9], [1.0, 0.5], [0.8, 1.0], [1.0, 1.0]]
+    own = {"label_smoothing": [0.1, 0.2, 0.3, 0.4], "input_noise": [0.1, 0.2, 0.1, 0.3],
+           "average": [0.5, 0.9, 0.1, 0.2], "patience": [9, 9, 2, 1]}  # fmt: skip
     held_out = data(15, seed=5)
-    many = sweep(hyper={"learning_rate": rates}, penalties=jm.l2(l2), keep=keep, label_smoothing=smoothing,
-                 input_noise=noise, average=average, scale=scale, patience=patience, validation=held_out,
-                 shared_order=shared)  # fmt: skip
+    many = sweep(
+        hyper={"learning_rate": rates}, penalties=jm.l2(l2), keep=keep, scale=scale, validation=held_out, **own
+    )
     assert many.stopped_early.any() and not many.stopped_early.all()
     for i in range(4):
         params = tuple(layer._replace(W=scale[i] * layer.W) for layer in jm.init(NET, KEYS[i]))
-        alone = fit(params, key=KEYS[0 if shared else i], hyper={"learning_rate": rates[i]}, penalties=jm.l2(l2[i]),
-                    keep=keep[i], label_smoothing=smoothing[i], input_noise=noise[i], average=average[i],
-                    patience=patience[i], validation=held_out)  # fmt: skip
+        alone = fit(params, key=KEYS[0], hyper={"learning_rate": rates[i]}, penalties=jm.l2(l2[i]), keep=keep[i],
+                    validation=held_out, **{name: values[i] for name, values in own.items()})  # fmt: skip
         agree(many, alone, i)
+    rows = many.rows()
+    assert [row["validation_cost"] for row in rows] == pytest.approx(sorted(many.scores), rel=1e-6)
+    assert rows[0]["member"] == many.best == np.argmin(many.scores)
+    lines = str(many).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 5 and "stopped at" in str(many)
+    assert many.table(2).splitlines()[-1] == "and 2 more"
 
 
 def test_labels_weights_and_validation_may_be_a_members_own():
-    """Cross-validation on other labels for each member; what a member is not given counts for nothing."""
+    """Cross-validation, on other labels in each fold, with an order of each one's own."""
     X, Y = data()
     W = np.asarray(jm.data.folds(jax.random.key(0), 20, 4))
     labels = np.stack([Y, 1 - Y, Y, np.roll(Y, 1)])
-    many = sweep((X, labels), weights=W, validation=(X, labels, 1 - W))
-    for i in range(4):
-        alone = fit(
-            jm.init(NET, KEYS[i]), (X, labels[i]), key=KEYS[0], weights=W[i], validation=(X, labels[i], 1 - W[i])
-        )
-        agree(many, alone, i)
+    run = partial(sweep, weights=W, shared_order=False)
+    many = run((X, labels), validation=(X, labels, 1 - W))
+    for i in (0, 3):
+        held_out = (X, labels[i], 1 - W[i])
+        agree(many, fit(jm.init(NET, KEYS[i]), (X, labels[i]), key=KEYS[i], weights=W[i], validation=held_out), i)
         score = jm.cost(NET, many.member(i).params, X[W[i] == 0], labels[i][W[i] == 0])
         assert many.scores[i] == pytest.approx(float(score), rel=1e-5)
-    garbage = np.where(W == 0, 1 - labels, labels).astype(np.int32)
-    blind = sweep((X, garbage), weights=W)
-    assert tree_error(blind.params, sweep((X, labels), weights=W).params) <= 1e-6
+    blind = run((X, np.where(W == 0, 1 - labels, labels)), validation=(X, labels, 1 - W))
+    assert tree_error(blind.last_params, many.last_params) <= 1e-6  # what a member is not given counts for nothing
 
 
 def test_every_example_is_held_out_once():
@@ -91,43 +103,45 @@ def test_every_example_is_held_out_once():
         jm.data.folds(jax.random.key(1), 23, 24)
 
 
-def test_members_in_parts_have_the_same_numbers():
-    """Three at once of eight: the last part is filled up."""
-    run = partial(sweep, keys=jax.random.split(jax.random.key(7), 8), validation=data(15, seed=5), patience=2,
-                  hyper={"learning_rate": np.linspace(0.1, 8, 8)})  # fmt: skip
-    whole, parts = run(), run(members_at_once=3)
-    assert tree_error(parts.params, whole.params) <= 1e-6
-    assert list(parts.history) == list(whole.history)
-    assert all(
-        np.allclose(parts.history[name], whole.history[name], rtol=1e-5, equal_nan=True) for name in whole.history
-    )
-    for name in ("best_epoch", "epochs", "stopped_early", "diverged"):
-        assert (getattr(parts, name) == getattr(whole, name)).all()
+@pytest.fixture(scope="module")
+def plain():
+    """Four members that differ in their keys alone."""
+    return sweep()
 
 
-def test_calls_of_several_epochs_are_those_of_one(monkeypatch):
-    few = sweep(epochs=7)
+def test_members_in_parts_have_the_same_numbers(plain):
+    """Seven, four at once: the second part is filled up."""
+    keys = jax.random.split(jax.random.key(7), 7)
+    parts = sweep(keys=keys.at[0].set(KEYS[0]).at[1:4].set(KEYS[1:]), members_at_once=4)
+    others = sweep(keys=jnp.concatenate([KEYS[:1], keys[4:]]))
+    assert parts.params[0].W.shape == (7, 5, 3) and parts.history["cost"].shape == (5, 7)
+    for i in range(7):
+        alone, at = (plain, i) if i < 4 else (others, i - 3)
+        agree(parts, alone.member(at), i)
+
+
+def test_how_a_population_lies_in_memory_and_how_many_epochs_a_call_takes_do_not_matter(plain, monkeypatch):
     monkeypatch.setattr(population, "OPERATIONS_A_CALL", 0)
-    assert tree_error(sweep(epochs=7).params, few.params) <= 1e-6
+    monkeypatch.setattr(population, "TINY", 0)
+    other = sweep()
+    for i in range(4):
+        agree(other, plain.member(i), i)
 
 
-@pytest.mark.parametrize("tiny", [0, 10**9])
-def test_the_order_in_memory_does_not_matter(monkeypatch, tiny):
-    monkeypatch.setattr(population, "TINY", tiny)
-    many = sweep(epochs=3, average=0.5)  # what nothing else compiles
-    agree(many, fit(jm.init(NET, KEYS[2]), key=KEYS[0], epochs=3, average=0.5), 2)
-
-
-def test_a_member_that_diverges_is_marked_and_the_others_go_on():
-    X, Y = data()
-    net = jm.MLP((3, 4, 1), hidden="relu")
-    many = sweep((X, X[:, :1]), net, hyper={"learning_rate": [0.01, 1e9, 0.02, 0.05]}, epochs=8)
+def test_a_member_that_diverges_is_marked_and_the_others_go_on(plain):
+    many = sweep(hyper={"learning_rate": [0.3, 1e9, 0.3, 0.3]})
     assert many.diverged.tolist() == [False, True, False, False]
-    assert np.isinf(many.scores[1]) and many.epochs[1] == 1 and many.epochs[0] == 8
-    assert tree_error(many.member(1).params, jm.init(net, KEYS[1])) == 0
+    assert np.isinf(many.scores[1]) and many.epochs.tolist() == [5, 1, 5, 5]
+    assert tree_error(many.member(1).params, jm.init(NET, KEYS[1])) <= 1e-6
     assert np.isnan(many.history["cost"][1:, 1]).all() and np.isfinite(np.delete(many.history["cost"], 1, 1)).all()
+    agree(many, plain.member(3), 3)
     rows = str(many).splitlines()
     assert rows[-1].endswith("diverged") and len(rows) == 5
+
+
+def test_a_population_ends_when_all_have_stopped():
+    many = sweep(hyper={"learning_rate": [1e9, 1e9, 1e9, 1e9]}, epochs=1000)
+    assert many.diverged.all() and many.history["cost"].shape == (1, 4)
 
 
 def test_parameters_may_be_given_stacked_or_once():
@@ -137,28 +151,22 @@ def test_parameters_may_be_given_stacked_or_once():
     assert tree_error(stacked, before) == 0
     one = jax.tree.map(lambda a: a[1], stacked)
     agree(many, fit(one, key=KEYS[0]), 1)
-    same = sweep(initial=one)
-    assert tree_error(same.member(3).params, many.member(1).params) <= 1e-6
+    agree(sweep(initial=one), many.member(1), 3)
 
 
 def test_shapes_are_grouped_and_come_back_in_order():
-    nets = [jm.MLP((3, width, 2), "tanh", "softmax", "cross_entropy") for width in (4, 5, 4, 6)]
-    rates = [0.1, 0.2, 0.3, 0.4]
-    many = sweep(net=nets, hyper={"learning_rate": rates})
-    assert [params[0].W.shape[0] for params in many.params] == [4, 5, 4, 6]
-    for i in (1, 2):
-        agree(many, fit(jm.init(nets[i], KEYS[i]), net=nets[i], key=KEYS[0], hyper={"learning_rate": rates[i]}), i)
-    assert set(many.settings) == {"net", "learning_rate"} and "3-6-2 tanh" in str(many)
-
-
-def test_the_table_lines_up_and_is_sorted_by_the_score():
-    many = sweep(hyper={"learning_rate": [1e-4, 1, 0.1, 0.5]}, validation=data(15, seed=5))
-    rows = many.rows()
-    assert [row["validation_cost"] for row in rows] == pytest.approx(sorted(many.scores), rel=1e-6)
-    assert rows[0]["member"] == many.best and rows[-1]["learning_rate"] == pytest.approx(1e-4)
-    lines = str(many).splitlines()
-    assert len({len(line) for line in lines}) == 1 and len(lines) == 5
-    assert many.table(2).splitlines()[-1] == "and 2 more"
+    """Equal to each shape's own population, which shares its program."""
+    other = jm.MLP((3, 4, 2), "relu", "softmax", "cross_entropy")
+    rates, key = np.linspace(0.1, 0.8, 8), KEYS[2]
+    nets = [NET, other, other, NET, NET, other, NET, other]
+    many = sweep(net=nets, keys=key, hyper={"learning_rate": rates})
+    assert [params[0].W.shape[0] for params in many.params] == [net.sizes[1] for net in nets]
+    for net in (NET, other):
+        of_it = [i for i in range(8) if nets[i] == net]
+        alone = sweep(net=net, keys=key, hyper={"learning_rate": rates[of_it]})
+        for at, i in enumerate(of_it):
+            agree(many, alone.member(at), i)
+    assert set(many.settings) == {"net", "learning_rate"} and "3-4-2 relu" in str(many)
 
 
 def bad(**settings):
@@ -171,10 +179,10 @@ def bad(**settings):
         (bad(keys=KEYS[0]), r"nothing has a member axis, expected keys, or any other value"),
         (bad(keys=3), r"keys is 3, expected a key, or one each"),
         (bad(hyper={"learning_rate": [0.1, 0.2]}), r"hyper\['learning_rate'\] has 2 members, but keys has 4"),
-        (bad(hyper={"learning_rate": [0.1, 0.2, np.nan, 1]}), r"hyper\['learning_rate'\] is .*expected finite numbers"),
+        (bad(hyper={"learning_rate": [0.1, 0.2, np.nan, 1]}), r"'learning_rate'\] is .*expected finite numbers"),
         (
             bad(hyper={"learning_rate": "high"}),
-            r"hyper\['learning_rate'\] is 'high', expected a number, or one for each",
+            r"'learning_rate'\] is 'high', expected a number, or one",
         ),
         (bad(hyper={"rate": KEYS.shape[0]}), r"which the optimizer's factory does not take"),
         (bad(penalties=jm.l2([[1, 2, 3]] * 4)), r"l2 has shape \(4, 3\), expected 2 columns, one for each layer"),
@@ -200,7 +208,7 @@ def test_bad_input_is_named(settings, message):
         sweep(**settings)
 
 
-def test_a_member_that_is_none_is_named():
+def test_a_member_that_is_none_is_named(plain):
     with pytest.raises(ValueError, match="member is 4, expected 0 to 3"):
-        sweep().member(4)
-    assert jnp.shape(sweep().member(-1).params[0].W) == (5, 3)
+        plain.member(4)
+    assert tree_error(plain.member(-1).params, plain.member(3).params) == 0

@@ -98,6 +98,17 @@ def members_of(data: Data, axes: Data, index: np.ndarray) -> Data:
     return data._replace(**own)
 
 
+@jax.jit
+def _kept(states: TrainState) -> Params:
+    def one(state: TrainState) -> Params:
+        if state.best is None:
+            return state.evaluated
+        none = state.best.epoch == 0
+        return jax.tree.map(lambda last, best: jnp.where(none, last, best), state.evaluated, state.best.params)
+
+    return jax.vmap(one)(states)
+
+
 @dataclass
 class Population:
     """Members of one shape as far as they are trained."""
@@ -164,11 +175,7 @@ class Population:
     @property
     def params(self) -> Params:
         """Each member's best weights on the validation examples; without any its last."""
-        best, evaluated = self.states.best, jax.vmap(lambda state: state.evaluated)(self.states)
-        if best is None:
-            return evaluated
-        pick = jax.vmap(lambda none, a, b: jnp.where(none, a, b))
-        return jax.tree.map(lambda last, kept: pick(best.epoch == 0, last, kept), evaluated, best.params)
+        return _kept(self.states)
 
     @property
     def scores(self) -> np.ndarray:
