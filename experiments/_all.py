@@ -1,93 +1,104 @@
-"""Runs every experiment, side by side, and writes what they show as one page: `results/index.html`."""
+"""Runs every experiment, each in a process of its own, and makes one page of them: `results/index.html`.
 
-import dataclasses
+benchmark and results run at --quick only: at their defaults they take hours. A failing experiment is reported, on the
+page too, and the rest go on; the exit status is then 1. Times are those of experiments side by side.
+"""
+
 import importlib
 import multiprocessing
 import os
 import sys
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import tyro
+from experiments._page import Run, write
+from experiments._rows import shown_rows
+from experiments.output import Output
 
-from experiments import _page
-from experiments.output import Item, Output
+Command = tuple[str, ...]
+QUICK_ONLY = ("benchmark", "results")
+FIRST = ("killed", "results", "recipe")  # the longest: none of them is to be left alone at the end
 
-QUICK_ONLY = ("benchmark", "results", "killed")  # minutes to hours otherwise: run these by name
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Settings:
-    quick: bool = False  # each experiment's own quick settings: all in less than 5 minutes on two cores
-    only: tuple[str, ...] = ()  # these experiments alone
-    workers: int = 2  # processes side by side
+    workers: int = 2  # experiments side by side
+    only: tuple[str, ...] = ()  # names of experiments; none: all
+    quick: bool = False  # each at its --quick; a few minutes
 
 
-class Shown(NamedTuple):
-    """What one run showed."""
+def commands(settings: Settings) -> list[Command]:
+    """What is run, as it would be typed after `python3 -m experiments`."""
+    known = list(shown_rows())
+    for name in settings.only:
+        if (name,) not in known:
+            names = ", ".join(command[0] for command in known if len(command) == 1)
+            raise ValueError(f"only has {name!r}, expected some of {names}")
+    if settings.workers < 1:
+        raise ValueError(f"workers is {settings.workers}, expected at least 1")
+    chosen = [command for command in known if not settings.only or command[0] in settings.only]
+    quick = lambda command: settings.quick or command[0] in QUICK_ONLY
+    return [(*command, "--quick") if quick(command) else command for command in chosen]
 
-    command: str
-    items: list[Item]
-    seconds: float
-    error: str | None
 
-
-def main(arguments: list[str], names: list[str]) -> int:
-    """`python3 -m experiments all`; the exit status is 1 if an experiment failed."""
-    settings = tyro.cli(Settings, args=arguments, prog="python3 -m experiments all", description=__doc__)
-    if unknown := [name for name in settings.only if name not in names]:
-        print(f"only has {unknown[0]!r}, expected some of {', '.join(names)}", file=sys.stderr)
-        return 2
-    chosen = [name for name in names if not settings.only or name in settings.only]
-    jobs = [(name, "") for name in chosen]
-    jobs += [row.experiment for row in _page.ROWS if row.experiment[1] and row.experiment[0] in chosen]
-    began, done = time.perf_counter(), {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.workers, mp_context=context) as pool:
-        pending = {pool.submit(shown, *job, settings.quick): job for job in sorted(jobs, key=_longest_first)}
-        for number, future in enumerate(as_completed(pending), start=1):
-            job = pending[future]
-            done[job] = future.result()
-            state = f"FAILED: {done[job].error.splitlines()[-1]}" if done[job].error else "done"
-            print(
-                f"{number:>2}/{len(jobs)}  {' '.join(job).strip():<24}{done[job].seconds:6.1f} s  {state}", flush=True
-            )
+def run(settings: Settings, results: Path = Path("results")) -> int:
+    """Runs them, says how each went, and writes the page; 1 if one failed, else 0."""
+    began, started, chosen = time.perf_counter(), datetime.now(), commands(settings)
+    base = results / "all" / started.strftime("%Y-%m-%d_%H-%M-%S")
+    runs: list[Run] = []
+    with ThreadPoolExecutor(settings.workers) as pool:
+        longest_first = sorted(chosen, key=lambda command: command[0] not in FIRST)
+        waiting = [pool.submit(one, command, base / "_".join(command).replace("--", "")) for command in longest_first]
+        for number, done in enumerate(as_completed(waiting), start=1):
+            runs.append(made := done.result())
+            how = "FAILED: " + made.error.splitlines()[-1] if made.error else "done"
+            print(f"[{number:2} of {len(chosen)}]  {made.seconds:6.1f} s  {' '.join(made.command)}: {how}", flush=True)
     seconds = time.perf_counter() - began
-    page = Path("results") / "index.html"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(_page.html({job: done[job] for job in jobs}, seconds), encoding="utf-8")
-    failed = [job for job in jobs if done[job].error]
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} in {seconds / 60:.1f} minutes; the page is {page}")
-    return 1 if failed else 0
+    arguments = [f"--only {' '.join(settings.only)}"] * bool(settings.only) + ["--quick"] * settings.quick
+    page = write(results / "index.html", runs, " ".join(["all", *arguments]), started, seconds)
+    failed = [" ".join(made.command) for made in runs if made.error]
+    print(f"{len(runs) - len(failed)} of {len(runs)} experiments in {seconds / 60:.1f} minutes; {page} shows them")
+    if failed:
+        print(f"failed: {'; '.join(failed)}; their logs are in {base}", file=sys.stderr)
+    return int(bool(failed))
 
 
-def _longest_first(job: tuple[str, str]) -> int:
-    """So that the last ones to run are short; those not named here take seconds."""
-    order = ("benchmark", "killed", "results", "recipe", "regularization", "search", "surrogate", "alignment")
-    return order.index(job[0]) if job[0] in order else len(order)
+def one(command: Command, folder: Path) -> Run:
+    """Runs one experiment in a new process, which shows in `folder` what it shows, and prints into a log beside it."""
+    began, log = time.perf_counter(), folder.with_name(folder.name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(command, folder, log))
+    process.start()
+    process.join()
+    error = ""
+    if process.exitcode:
+        error = log.read_text().strip()[-2000:] if log.exists() else ""
+        if process.exitcode < 0:  # of which the process could not tell
+            error += f"\nended by signal {-process.exitcode}"
+    return Run(command, folder, time.perf_counter() - began, error.strip())
 
 
-def shown(name: str, arguments: str, quick: bool) -> Shown:
-    """Runs one experiment and keeps what it shows; an error is kept too."""
-    began, quick = time.perf_counter(), quick or name in QUICK_ONLY
-    given = [*arguments.split(), *(["--quick"] if quick else [])]
-    command = " ".join(["python3 -m experiments", name, *given])
-    items: list[Item] = []
-    error = None
+def _child(command: Command, folder: Path, log: Path) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     try:
-        module: Any = importlib.import_module(f"experiments.{name}")
-        settings = tyro.cli(module.Settings, args=given)
-        out = Output.create(name, settings)
-        items = out.items
-        with open(os.devnull, "w") as nowhere:
-            streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), (nowhere, nowhere)
-            try:
-                module.run(settings, out)
-            finally:
-                sys.stdout, sys.stderr = streams
+        module = importlib.import_module(f"experiments.{command[0]}")
+        settings = parsed(module, command)
+        module.run(settings, Output.into(folder, settings))
     except Exception:
-        error = traceback.format_exc()
-    return Shown(command, items, time.perf_counter() - began, error)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def parsed(module: Any, command: Command) -> Any:
+    """The settings that the command line asks for."""
+    import tyro
+
+    prog = f"python3 -m experiments {command[0]}"
+    return tyro.cli(module.Settings, args=list(command[1:]), prog=prog, description=module.__doc__)

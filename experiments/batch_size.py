@@ -32,13 +32,14 @@ FULL_RATE = 0.5  # of 0.2, 0.5 and 1
 @dataclass(frozen=True)
 class Settings:
     examples: int = 6000  # of MNIST
+    sizes: tuple[int, ...] = (1, 10, 64, 512)  # of batches, beside the full one
     epochs: int = 20
     full_batch_epochs: int = 400  # one step each
     reach: float = 0.2  # a cost: after how many epochs and seconds each size is below it
     shown: int = 150  # steps whose own cost is drawn
     draws: int = 200  # batches of each size by which the noise is measured
     key: int = 0
-    quick: bool = False  # sizes 10 and 2,000, the full batch; 3 epochs, of the full batch 60; 40 draws
+    quick: bool = False  # 2,000 examples, 3 epochs, of the full batch 60, 40 draws
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -46,9 +47,11 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     if m < 513 or min(epochs, full, settings.shown, count) < 1:
         raise ValueError(f"examples, epochs, full_batch_epochs, shown and draws are {m}, {epochs}, {full}, "
                          f"{settings.shown}, {count}; expected at least 513 examples and 1 of each")  # fmt: skip
-    rates = RATES
+    if not settings.sizes or not set(settings.sizes) <= set(RATES):
+        raise ValueError(f"sizes is {settings.sizes}, expected some of {', '.join(map(str, RATES))}")
+    rates = {size: RATES[size] for size in settings.sizes}
     if settings.quick:
-        m, epochs, full, count, rates = 2000, 3, 60, 40, {10: RATES[10]}
+        m, epochs, full, count = 2000, 3, 60, 40
     pictures = datasets.load("mnist")
     X, Y = jnp.asarray(pictures.X[:m]), jnp.asarray(pictures.Y[:m])
     net = jm.MLP((784, 64, 10), "relu", "softmax", "cross_entropy")
@@ -68,7 +71,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.close()
     ratios = [measured / foretold for measured, foretold in noise.values()]
     costs = {size: history["cost"] for size, history in histories.items()}
-    return {**checks, "noise, least": min(ratios), "noise, most": max(ratios), "mini_batch": float(costs[10][-1]),
+    return {**checks, "noise, least": min(ratios), "noise, most": max(ratios),
+            "mini_batch": float(min(costs[size][-1] for size in rates)),
             "full_batch": float(costs[m][min(epochs, full) - 1])}  # fmt: skip
 
 
@@ -185,7 +189,12 @@ def _picture(m: int, histories, paths, noise):
         by_epoch.plot(at, history["cost"], color=colour, label=name(size))
         by_second.plot(seconds[1:], history["cost"][1:], color=colour)
         by_step.plot(np.arange(1, len(paths[size]) + 1), paths[size], color=colour, linewidth=0.9)
-    by_epoch.set(xlabel="epoch", ylabel="cost (mean loss)", yscale="log", xlim=(0, len(histories[10]["epoch"])))
+    by_epoch.set(
+        xlabel="epoch",
+        ylabel="cost (mean loss)",
+        yscale="log",
+        xlim=(0, min(len(h["epoch"]) for h in histories.values())),
+    )
     by_second.set(xlabel="seconds, without compilation", ylabel="cost (mean loss)", xscale="log", yscale="log")
     by_step.set(xlabel="step", ylabel="cost of the step's own batch", ylim=(0, 4))
     sizes = np.asarray(list(noise))  # the full batch has none

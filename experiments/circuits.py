@@ -23,7 +23,7 @@ class Settings:
     at: tuple[float, float, float] = (-2.0, 5.0, -4.0)  # x, y and z of the notes' example
     hidden: str = "tanh"  # the activation of the 2-2-1 network's hidden layer
     key: int = 0  # of the network's weights
-    quick: bool = False  # no pictures
+    quick: bool = False  # nothing here is slow
 
 
 def f(x, y, z):
@@ -42,8 +42,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             apart = _apart(circuit.gradients, _by_autodiff(function, arguments))
             out.say(f"\n{title}\n\n{circuit}\n\nlargest difference from jax.grad: {apart:.1e}")
             shown[name], worst = circuit, max(worst, apart)
-            if not settings.quick:
-                out.picture(name, circuit.draw())
+            out.picture(name, circuit.draw())
         net, params, x, y = _problem(settings)
         by_layers = jm.value_and_grad(net, params, x[None], y[None])[1]
         apart = _apart(shown["network"].gradients[0], by_layers)

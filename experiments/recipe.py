@@ -33,7 +33,7 @@ class Settings:
     tolerance: float = 0.02  # a gap above it is a problem
     steps: int = 12  # at most, in each half
     key: int = 0  # of the split, the weights and the noise
-    quick: bool = False  # a tenth of the examples, a tolerance of 5 points, at most 5 steps
+    quick: bool = False  # a tenth of the examples, a tolerance of 5 points, at most 7 steps
 
 
 class Sets(NamedTuple):
@@ -117,7 +117,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         raise ValueError(f"steps, bayes and tolerance are {settings.steps}, {settings.bayes}, {settings.tolerance}; "
                          "expected at least 1, and shares from 0 to 1")  # fmt: skip
     if settings.quick:
-        settings = replace(settings, tolerance=0.05, steps=min(settings.steps, 5))
+        settings = replace(settings, tolerance=0.05, steps=min(settings.steps, 7))
     worked = {"1% and 11%": str(diagnosis(0.01, 0.11)), "15% and 16%": str(diagnosis(0.15, 0.16))}
     out.say("; ".join(f"training and dev error {errors}: {name}" for errors, name in worked.items()))
     same, other = _sets(settings)
