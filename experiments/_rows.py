@@ -4,8 +4,6 @@ Which experiment shows a row is said by the experiment's docstring ("Rows 17 and
 else. `^{}` and `_{}` raise and lower in an equation.
 """
 
-# ruff: noqa: RUF001 (minus signs and crosses are those of equations)
-
 import ast
 import functools
 import re

@@ -1,13 +1,12 @@
 """XOR from 1,000 random starts at once: a 2-3-1 sigmoid network solves it, a single perceptron cannot.
 
-Row 10 of the notes' systems (note 002, "Neural Network Implementation: the XOR Gate"). All starts are one `vmap` over
-the training state, in one compiled program. Expect at least 99% of the 2-3-1 networks to solve it with weights drawn
-with deviation 0.3, none with the notes' 0.01 in as many steps, and no perceptron to get more than 3 of the 4 right.
+Row 10 of the notes' systems (note 002, "Neural Network Implementation: the XOR Gate"). All starts are one
+`jm.sweep`. Expect at least 99% of the 2-3-1 networks to solve it with weights drawn with deviation 0.3, none with the
+notes' 0.01 in as many steps, and no perceptron to get more than 3 of the 4 right.
 """
 
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import optax
 
 import jaxmlp as jm
 from experiments.output import Output
-from jaxmlp import plotting, training
+from jaxmlp import plotting
 from jaxmlp.network import Params
 
 X = np.asarray([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -42,19 +41,10 @@ class Settings:
 
 def train(net: jm.MLP, deviation: float, settings: Settings, starts: int) -> tuple[Params, np.ndarray]:
     """Trains `starts` networks; the parameters with a leading axis, and each step's cost `(steps, starts)`."""
-    plan = training.Plan(net, optax.sgd(settings.learning_rate), batch_size=len(X), steps=1)
-    data = training.Data(jnp.asarray(X), jnp.asarray(Y))
-    draw = jax.nn.initializers.normal(deviation)
-
-    @partial(jax.jit, static_argnames="steps")
-    def run(keys, steps):
-        states = jax.vmap(lambda key: training.start(plan, jm.init(net, key, weights=draw), data, key))(keys)
-        one = jax.vmap(lambda state: training.epoch(plan, state, data))
-        states, scores = jax.lax.scan(lambda states, _: one(states), states, length=steps)
-        return states.params, scores["cost"]
-
-    params, costs = run(jax.random.split(jax.random.key(settings.key), starts), settings.steps)
-    return params, np.asarray(costs)
+    many = jm.sweep(net, (X, Y), keys=jax.random.split(jax.random.key(settings.key), starts), optimizer=optax.sgd,
+                    hyper={"learning_rate": settings.learning_rate}, initial=jax.nn.initializers.normal(deviation),
+                    epochs=settings.steps, progress=False)  # fmt: skip
+    return many.params, many.history["cost"]
 
 
 def right(net: jm.MLP, params: Params) -> np.ndarray:

@@ -25,7 +25,7 @@ def test_every_row_has_its_cells_and_every_reference_is_live():
     in_order = [command for row in _rows.ROWS for command in row.experiments]
     assert set(in_order) == {command for command, rows in _rows.shown_rows().items() if rows}
     without = {row.number for row in _rows.ROWS if not row.experiments}
-    assert without <= {2, 23, 25, 26, 27, 31}  # the rows of which the notes ask no experiment, and a search's
+    assert without <= {2, 23, 26, 27, 31}  # of these the notes ask no experiment
 
 
 def test_docstrings_say_which_rows_are_shown():

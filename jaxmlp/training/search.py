@@ -207,7 +207,7 @@ class _Given:
             arguments = self.arguments([settings])
             arguments = {name: value for name, value in arguments.items()
                          if name not in OF_MEMBERS and not (name in NONE_AT_0 and value == 0)}  # fmt: skip
-            initial = self.fixed.get("initial", settings.get("initial", "he"))
+            initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
             drawn = isinstance(initial, str) or callable(initial)
             params: Any = init(net, key, initial) if drawn else initial  # pyright: ignore[reportArgumentType]
             scale = self.fixed.get("scale", settings.get("scale", 1.0))

@@ -142,13 +142,15 @@ def _members(tree: Any) -> int:
 
 def _history(parts: list[History], order: np.ndarray) -> History:
     """`epoch`, and the columns of all parts side by side, NaN below the shorter ones and where a part has none."""
-    n = max(len(next(iter(columns.values()))) for columns in parts)
+    n = max(len(columns["cost"]) for columns in parts)
     names = [name for name in COLUMNS if any(name in columns for columns in parts)]
 
     def padded(columns: History, name: str) -> np.ndarray:
-        like = next(iter(columns.values()))
-        column = columns.get(name, np.full_like(like, np.nan))
+        column = columns[name] if name in columns else np.full_like(columns["cost"], np.nan)
         return np.pad(column, ((0, n - len(column)), (0, 0)), constant_values=np.nan)
 
-    side_by_side = {name: np.concatenate([padded(c, name) for c in parts], axis=1)[:, order] for name in names}
+    if len(parts) == 1:  # which may be large
+        side_by_side = {name: parts[0][name] for name in names}
+    else:
+        side_by_side = {name: np.concatenate([padded(c, name) for c in parts], axis=1)[:, order] for name in names}
     return {"epoch": np.arange(1, n + 1), **side_by_side}
