@@ -23,10 +23,16 @@ hypothesis.settings.register_profile(
     "jaxmlp",
     deadline=None,
     derandomize=True,  # the same examples on every machine
-    max_examples=25,
+    max_examples=15,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("jaxmlp")
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly(request):
+    """Most of the suite's time is XLA's: only experiments, which train, are compiled with all its optimisations."""
+    jax.config.update("jax_disable_most_optimizations", not request.path.name.startswith("test_experiments"))
 
 
 @pytest.fixture
