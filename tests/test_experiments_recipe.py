@@ -31,12 +31,14 @@ def shown(tmp_path):
 
 
 def test_full_batch_and_size_1_are_the_notes_rules_and_noise_falls_as_foretold(shown):
-    numbers = shown(batch_size, ["batch_size"])
+    numbers = shown(batch_size, ["batch_size"], sizes=(10,))
     assert max(numbers["full"], numbers["one"]) <= 1e-12
     assert 0.8 <= numbers["noise, least"] <= numbers["noise, most"] <= 1.25
     assert numbers["mini_batch"] < numbers["full_batch"] / 2  # after as many epochs
-    with pytest.raises(ValueError, match="expected at least 513 examples and 1 of each"):
-        batch_size.run(batch_size.Settings(examples=100), Output.create("batch_size", batch_size.Settings()))
+    for wrong, message in (({"examples": 100}, "expected at least 513 examples and 1 of each"),
+                           ({"sizes": (10, 11)}, r"sizes is \(10, 11\), expected some of 1, 10, 64, 512")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            batch_size.run(batch_size.Settings(**wrong), Output.create("batch_size", batch_size.Settings()))
 
 
 def test_dropout_and_shifts_narrow_the_gap_and_l1_makes_zeros(shown):
@@ -51,7 +53,7 @@ def test_dropout_and_shifts_narrow_the_gap_and_l1_makes_zeros(shown):
 
 
 def test_the_recipe_finds_bias_then_mismatch_on_digits(shown):
-    numbers = shown(recipe, ["cameras", "errors"], steps=3)
+    numbers = shown(recipe, ["cameras", "errors"], steps=2)
     assert numbers["biased_first"] == 1 and numbers["bias"] > 0.05
     assert numbers["mismatch"] > 0.05
 

@@ -208,8 +208,7 @@ class _Given:
             arguments = {name: value for name, value in arguments.items()
                          if name not in OF_MEMBERS and not (name in NONE_AT_0 and value == 0)}  # fmt: skip
             initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
-            drawn = isinstance(initial, str) or callable(initial)
-            params: Any = init(net, key, initial) if drawn else initial  # pyright: ignore[reportArgumentType]
+            params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial)
             scale = self.fixed.get("scale", settings.get("scale", 1.0))
             params = tuple(layer._replace(W=layer.W.dtype.type(scale) * layer.W) for layer in params)
             n = trained_for if epochs is None else epochs
