@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import jaxmlp as jm
@@ -49,6 +49,7 @@ HIDDEN = [name for name in activations.NAMED if name != "softmax"]
     seed=st.integers(0, 99),
 )
 def test_a_network_comes_back_bit_for_bit(tmp_path, x64, sizes, hidden, last, dtype, seed):
+    assume(last[0] != "softmax" or sizes[-1] > 1)
     net = jm.MLP(sizes, hidden[: len(sizes) - 2], *last)
     params = random_params(net, seed, dtype)
     jm.save(tmp_path / "net", net, params)
