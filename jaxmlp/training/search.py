@@ -42,7 +42,7 @@ class SearchResult:
     """What `search` returns: the settings tried, in the order they were drawn in, and how each did."""
 
     trials: list[Settings]
-    scores: np.ndarray  # on the validation examples, the best so far; lower is better; infinite: diverged
+    scores: np.ndarray  # on validation, the best so far: the cost, or minus the accuracy; infinite: diverged
     epochs: np.ndarray  # how many each was trained for
     best: int
     result: Result  # the best one's, as the search trained it
