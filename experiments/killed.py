@@ -98,7 +98,7 @@ def _finished(life: subprocess.Popen, timeout: float | None = None) -> None:
 def _epochs_saved(folder: Path) -> int:
     """Of the checkpoint that the next life will find: it must be readable."""
     path = folder / "last.safetensors"
-    return 0 if not path.exists() else len(files.read(path, "tree")[1]["about"]["history"]["epoch"])
+    return 0 if not path.exists() else len(files.read(path, "tree")[1]["about"]["history"].get("epoch", []))
 
 
 def _same(whole: str, broken: str) -> bool:
