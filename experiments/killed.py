@@ -61,7 +61,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             time.sleep(0.02)
         start_up = time.perf_counter() - began
         _finished(life)
-        longest = 1.2 * start_up + 2 * (time.perf_counter() - began - start_up) / kills
+        longest = 2 * start_up + 2 * (time.perf_counter() - began - start_up) / kills
         moments, rows, same = random.Random(settings.seed), [], True
         while sum(row["end"] == "killed" for row in rows) < kills:
             life, moment = _life(broken, epochs, settings.examples), moments.uniform(0, longest)
