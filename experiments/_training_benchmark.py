@@ -12,7 +12,7 @@ OPTIONS = {
     "monitors": {"monitor": True},
     "l2": {"penalties": jm.l2(1e-4)},
     "max-norm": {"penalties": jm.max_norm(2.0)},
-    "dropout": {"keep": (0.8, 0.5, 0.5)},
+    "dropout": {"keep": 0.8},
     "label smoothing": {"label_smoothing": 0.1},
     "input noise": {"input_noise": 0.1},
     "average": {"average": 0.99},
