@@ -10,6 +10,8 @@ import matplotlib
 import pytest
 from jaxtyping import install_import_hook
 
+from experiments.output import Output
+
 matplotlib.use("agg")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,6 +35,36 @@ hypothesis.settings.load_profile("jaxmlp")
 def compiled_quickly(request):
     """Most of the suite's time is XLA's: only experiments, which train, are compiled with all its optimisations."""
     jax.config.update("jax_disable_most_optimizations", not request.path.name.startswith("test_experiments"))
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_them(request):
+    """Experiments run with JAX's usual promotion, which optax's schedules need."""
+    experiments = request.path.name.startswith("test_experiments")
+    with jax.numpy_dtype_promotion("standard" if experiments else "strict"):
+        yield
+
+
+@pytest.fixture
+def out(tmp_path):
+    def create(name, settings):
+        return Output.create(name, settings, results=tmp_path)
+
+    return create
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """What an experiment shows in a quick run; its pictures are drawn, too."""
+
+    def show(experiment, pictures=(), **settings):
+        given = experiment.Settings(quick=True, **settings)
+        out = Output.create(experiment.__name__.split(".")[-1], given, results=tmp_path)
+        numbers = experiment.run(given, out)
+        assert {path.stem for path in out.folder.glob("*.png")} == set(pictures)
+        return numbers
+
+    return show
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -26,24 +25,8 @@ from experiments import (
     surrogate,
     xor,
 )
-from experiments.output import Output
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_them():
-    """With JAX's usual promotion, which optax's schedules need."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def out(tmp_path):
-    def create(name, settings):
-        return Output.create(name, settings, results=tmp_path)
-
-    return create
 
 
 def test_the_literatures_rows_that_take_seconds_are_reached(out):

@@ -6,22 +6,6 @@ import jax
 import pytest
 
 from experiments import circuits, flow, parity
-from experiments.output import Output
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_them():
-    """With JAX's usual promotion, which optax's schedules need."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def out(tmp_path):
-    def create(name, settings):
-        return Output.create(name, settings, results=tmp_path)
-
-    return create
 
 
 def test_circuits_equal_autodiff_and_the_notes(out):

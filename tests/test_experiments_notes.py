@@ -1,6 +1,5 @@
 """The stated expectation of each experiment that shows a row of the notes."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,28 +15,6 @@ from experiments import (
     vanishing,
     vectorization,
 )
-from experiments.output import Output
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_them():
-    """With JAX's usual promotion, which optax's schedules need."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def shown(tmp_path):
-    """What an experiment shows in a quick run; its pictures are drawn, too."""
-
-    def show(experiment, pictures=(), **settings):
-        given = experiment.Settings(quick=True, **settings)
-        out = Output.create(experiment.__name__.split(".")[-1], given, results=tmp_path)
-        numbers = experiment.run(given, out)
-        assert {path.stem for path in out.folder.glob("*.png")} == set(pictures)
-        return numbers
-
-    return show
 
 
 def test_what_the_notes_say_of_shapes_holds(shown):

@@ -1,33 +1,11 @@
 """The stated expectations of the experiments batch_size, regularization and recipe."""
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import batch_size, recipe, regularization
 from experiments.output import Output
 from jaxmlp.metrics import diagnosis
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_them():
-    """With JAX's usual promotion, which optax's schedules need."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def shown(tmp_path):
-    """What an experiment shows in a quick run; its pictures are drawn, too."""
-
-    def show(experiment, pictures=(), **settings):
-        given = experiment.Settings(quick=True, **settings)
-        out = Output.create(experiment.__name__.split(".")[-1], given, results=tmp_path)
-        numbers = experiment.run(given, out)
-        assert {path.stem for path in out.folder.glob("*.png")} == set(pictures)
-        return numbers
-
-    return show
 
 
 def test_full_batch_and_size_1_are_the_notes_rules_and_noise_falls_as_foretold(shown):

@@ -8,13 +8,6 @@ from experiments.output import Output
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_them():
-    """With JAX's usual promotion, which optax's schedules need."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(autouse=True)
 def quickly_compiled():
     """What the test runs is over in a second; to compile it for speed would take most of its time."""
     jax.config.update("jax_disable_most_optimizations", True)
