@@ -231,5 +231,6 @@ def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...], produc
     """
     ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
     return tuple(
-        Layer(W=rounded_product(delta.T, a, products), b=ones @ delta) for delta, a in zip(deltas, inputs, strict=True)
+        Layer(W=rounded_product(delta.T, a, products), b=rounded_product(ones, delta, None))
+        for delta, a in zip(deltas, inputs, strict=True)
     )

@@ -12,15 +12,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxmlp.initializers import Initializer
-from jaxmlp.network import Params, init
+from jaxmlp.network import TINY, Params, init
 from jaxmlp.training.epoch import Metrics, epoch
 from jaxmlp.training.state import Data, Plan, Regularisation, TrainState, start
 
 # A call takes so many epochs that what starting it costs does not show: of networks for XOR hundreds, of MNIST one.
 OPERATIONS_A_CALL, EPOCHS_A_CALL = 5e8, 1000
-# XLA writes products of so few weights out, entry by entry, and a CPU's vectors run along members that come last in
-# memory; a larger product is a call for all members at once, or one each, and wants them first.
-TINY = 64
 
 
 class Members(NamedTuple):
@@ -64,6 +61,8 @@ def advanced(
     It ends early when every member has stopped; the metrics of one that has are NaN. `shared` stands for the states'
     keys.
     """
+    # Where products are written out, entry by entry, a CPU's vectors run along members that come last in memory; a
+    # larger product is a call for all members at once, or one each, and wants them first.
     axis = -1 if max(math.prod(shape) for shape in plan.net.shapes) <= TINY else 0
 
     def one(state: TrainState, data: Data, key: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
