@@ -23,8 +23,8 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 
-# A product of so few numbers is written out as a sum: XLA then fuses it with what is around it, where a call of a matrix
-# product takes longer than the product (a population of networks for XOR steps in two thirds of the time on a CPU).
+# A product of so few numbers is written out as a sum: XLA then fuses it with what is around it, where the call of a
+# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time).
 TINY = 64
 
 

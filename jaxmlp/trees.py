@@ -17,13 +17,13 @@ def write_tree(path: FilePath, tree: Any, about: dict[str, Any] | None = None) -
 
     Leaves are arrays (JAX's or NumPy's), keys of any implementation, numbers, bools and strings; None is structure.
     """
-    tensors, scalars, leaves = {}, {}, _by_path(tree)
+    tensors, scalars, leaves = {}, {}, by_path(tree)
     for name, leaf in leaves.items():
         if type(leaf) in SCALARS:
             scalars[name] = leaf
         else:
-            tensors[name] = host(jax.random.key_data(leaf) if _is_key(leaf) else leaf, f"leaf {name}")
-    keys = {name: jax.random.key_impl(leaf) for name, leaf in leaves.items() if _is_key(leaf)}
+            tensors[name] = host(jax.random.key_data(leaf) if is_key(leaf) else leaf, f"leaf {name}")
+    keys = {name: jax.random.key_impl(leaf) for name, leaf in leaves.items() if is_key(leaf)}
     if unnamed := [name for name, impl in keys.items() if not isinstance(impl, str)]:
         raise ValueError(f"leaf {unnamed[0]} is a key of an implementation without a name, expected a registered one")
     told = {"leaves": {name: _form(leaf) for name, leaf in leaves.items()}, "scalars": scalars, "keys": keys}
@@ -42,7 +42,7 @@ def read_tree(path: FilePath, like: Any) -> tuple[Any, dict[str, Any]]:
     broken file or one whose leaves are others, with the first that differs.
     """
     tensors, told = read(path, "tree")
-    expected = _by_path(like)
+    expected = by_path(like)
     _check_forms(told["leaves"], {name: _form(leaf) for name, leaf in expected.items()}, path)
     leaves = []
     for name, leaf in expected.items():
@@ -57,7 +57,8 @@ def read_tree(path: FilePath, like: Any) -> tuple[Any, dict[str, Any]]:
     return jax.tree.unflatten(jax.tree.structure(like), leaves), told["about"]
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def by_path(tree: Any) -> dict[str, Any]:
+    """A tree's leaves by their names, such as `.params[0].W`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
@@ -65,7 +66,8 @@ def _by_path(tree: Any) -> dict[str, Any]:
     return named
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether it is one of JAX's keys, or several."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

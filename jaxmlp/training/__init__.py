@@ -13,10 +13,10 @@ from jaxmlp.training.search import SearchResult as SearchResult
 from jaxmlp.training.search import search as search
 from jaxmlp.training.space import log_uniform as log_uniform
 from jaxmlp.training.space import uniform as uniform
+from jaxmlp.training.start import start as start
 from jaxmlp.training.state import Data as Data
 from jaxmlp.training.state import Plan as Plan
 from jaxmlp.training.state import Regularisation as Regularisation
 from jaxmlp.training.state import TrainState as TrainState
-from jaxmlp.training.state import start as start
 from jaxmlp.training.sweep import sweep as sweep
 from jaxmlp.training.sweep_result import SweepResult as SweepResult

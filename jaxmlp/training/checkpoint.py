@@ -9,8 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxmlp import files, trees
+from jaxmlp.training import hosts
+from jaxmlp.training.sharding import placed_like
 from jaxmlp.training.state import Data, Plan, TrainState
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -20,34 +23,47 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A folder with the state after the last `every`-th epoch, and that after the best one on validation."""
+    """A folder with the state after the last `every`-th epoch, and that after the best one on validation.
+
+    Of several processes only the last; either kind of run goes on from what the other saved.
+    """
 
     folder: Path
     every: int
     run: dict[str, Any]  # what tells this run from another
+    mesh: Mesh | None = None  # over several processes: these write together
 
     def restored(self, start: TrainState) -> tuple[TrainState, Columns] | None:
         """The state and the history as they were saved last, None if nothing was; ValueError if by another run."""
-        path = self.folder / LAST
+        path, by_hosts = self.folder / LAST, hosts.written(self.folder)
+        hosts.check_agreed(self.mesh, [path.exists(), by_hosts], f"what is in checkpoints, {str(self.folder)!r},")
         for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
-            part.unlink()
-        if not path.exists():
+            part.unlink(missing_ok=True)
+        if not path.exists() and by_hosts < 0:
             return None
-        about = files.read(path, "tree")[1]["about"]
+        about: dict[str, Any] = files.read(path, "tree")[1]["about"] if path.exists() else {"done": -1}
+        newest, where = (about, path) if about["done"] >= by_hosts else hosts.read_about(self.folder)
         for name, value in self.run.items():
-            if (saved := about["run"].get(name)) != value:
+            if (saved := newest["run"].get(name)) != value:
                 raise ValueError(
-                    f"{path} is of another run, whose {name}: {saved}, now {value}; expected the same arguments, or "
-                    "another folder"
+                    f"{where} is of another run, whose {name}: {saved}, now {value}; expected the same "
+                    "arguments, or another folder"
                 )
-        return trees.read_tree(path, start)[0], about["history"]
+        if newest is not about:
+            return hosts.read(self.folder, start), newest["history"]
+        return placed_like(self.mesh, start, trees.read_tree(path, start)[0]), about["history"]
 
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
         """Writes what is due after `done` epochs; `last`: of the run."""
-        about = {"run": self.run, "history": columns}
+        about = {"run": self.run, "done": done, "history": columns}
+        due = last or done % self.every == 0
+        if hosts.several(self.mesh):
+            if due:
+                hosts.write(self.folder, done, state, about)
+            return
         if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
             trees.write_tree(self._made() / BEST, state, about)
-        if last or done % self.every == 0:
+        if due:
             trees.write_tree(self._made() / LAST, state, about)
 
     def _made(self) -> Path:
@@ -56,10 +72,15 @@ class Checkpoints:
 
 
 def described(plan: Plan, state: TrainState, data: Data, streamed: bool) -> dict[str, Any]:
-    """What must be the same for a run to go on. Functions are known by what they do to the first examples."""
+    """What must be the same for a run to go on; `state` and `data` are this process's own.
+
+    Functions are known by what they do to the first examples.
+    """
     numbers = lambda array: None if array is None else np.asarray(array).tolist()
     preprocessed = lambda x: None if plan.preprocess is None else plan.preprocess(x)
     augmented = lambda x: None if plan.augment is None else plan.augment(jax.random.key(0), x)
+    first = lambda made: None if made is None else f"{hosts.of_all(plan.mesh, [_crc(made)])[0]:08x}"
+    whole = lambda array: str(((plan.batch_size, *array.shape[1:]), array.dtype))
     marks = {
         "network": repr(plan.net),
         "parameters at the start": _mark(state.params),
@@ -79,11 +100,12 @@ def described(plan: Plan, state: TrainState, data: Data, streamed: bool) -> dict
         "patience": numbers(state.patience),
         "best_by": plan.best_by,
         "monitor": plan.monitor,
-        "first example preprocessed (checksum)": _mark(preprocessed(data.X[0])),
-        "first example augmented (checksum)": _mark(augmented(data.X[0])),
-        "X (checksum)": str((data.X.shape, data.X.dtype)) if streamed else _mark(data.X),
-        "Y (checksum)": str((data.Y.shape, data.Y.dtype)) if streamed else _mark(data.Y),
-        "weights and class_weights (checksum)": _mark(data.weights),
+        "first example preprocessed (checksum)": first(preprocessed(data.X[0])),
+        "first example augmented (checksum)": first(augmented(data.X[0])),
+        "shares": None if plan.shares == 1 else plan.shares,
+        "X (checksum)": whole(data.X) if streamed else _marks(plan, data.X),
+        "Y (checksum)": whole(data.Y) if streamed else _marks(plan, data.Y),
+        "weights and class_weights (checksum)": _marks(plan, data.weights),
         "validation (checksum)": _mark((data.X_dev, data.Y_dev)),
     }
     return json.loads(json.dumps(marks))
@@ -102,12 +124,24 @@ def _first_updates(plan: Plan, state: TrainState) -> Any:
     return made, known
 
 
+def _marks(plan: Plan, array: Any) -> str | None:
+    """Of examples a checksum a share, those of all processes."""
+    if array is None or plan.shares == 1:
+        return _mark(array)
+    shares = np.split(np.asarray(array), plan.shares // hosts.processes(plan.mesh))
+    return " ".join(f"{crc:08x}" for crc in hosts.of_all(plan.mesh, [_crc(share) for share in shares]))
+
+
 def _mark(tree: Any) -> str | None:
     """A checksum of a pytree's arrays."""
+    return f"{_crc(tree):08x}" if jax.tree.leaves(tree) else None
+
+
+def _crc(tree: Any) -> int:
     crc = 0
     for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
         leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         array = np.ascontiguousarray(np.asarray(leaf))
         crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
         crc = zlib.crc32(array.tobytes(), crc)
-    return f"{crc:08x}" if jax.tree.leaves(tree) else None
+    return crc

@@ -15,6 +15,7 @@ from jaxmlp.metrics import classes
 from jaxmlp.network import Params
 from jaxmlp.training.batches import Batch, draws, gather
 from jaxmlp.training.monitors import monitors
+from jaxmlp.training.sharding import DATA, along, everywhere, laid_out
 from jaxmlp.training.state import Best, Data, Plan, TrainState
 from jaxmlp.training.step import Sums, steps
 
@@ -70,7 +71,8 @@ def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data
         trained, scores = _validate(plan, trained, trained.best, data)
         metrics |= scores
     frozen = before._replace(stopped=before.stopped | ~good, diverged=before.diverged | (~good & ~before.stopped))
-    return _where(good & ~before.stopped, trained, frozen), metrics
+    after = _where(good & ~before.stopped, trained, frozen)
+    return laid_out(plan, after), everywhere(plan.mesh, metrics)
 
 
 def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Array, " d"] | None = None) -> Metrics:
@@ -80,7 +82,14 @@ def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Arra
         y_hat, tape = forward(plan.net, params, network_input(params, xy[0], plan.preprocess))
         return output_loss(plan.net, tape, xy[1]), y_hat
 
-    losses, Y_hat = jax.lax.map(example, (X, Y), batch_size=EVALUATED_AT_ONCE)
+    def chunk(XY) -> tuple[Float[Array, " b"], Float[Array, "b k"]]:
+        return jax.vmap(example)(along(plan.mesh, DATA, XY))
+
+    whole = X.shape[0] // EVALUATED_AT_ONCE * EVALUATED_AT_ONCE
+    split = lambda a: a[:whole].reshape(-1, EVALUATED_AT_ONCE, *a.shape[1:])
+    parts = [jax.tree.map(jnp.concatenate, jax.lax.map(chunk, (split(X), split(Y))))] if whole else []
+    parts += [chunk((X[whole:], Y[whole:]))] if whole < X.shape[0] else []
+    losses, Y_hat = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
     scores = {"cost": mean(losses, weights)}
     if plan.accuracy:
         scores["accuracy"] = mean((classes(Y_hat) == classes(Y)).astype(losses.dtype), weights)

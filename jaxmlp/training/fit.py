@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
-from jaxmlp.training import options, stream
+from jaxmlp.training import hosts, options, sharding, stream
 from jaxmlp.training.batches import Batch
 from jaxmlp.training.checkpoint import Checkpoints, Columns, described
 from jaxmlp.training.dropout import Keep
@@ -24,7 +25,8 @@ from jaxmlp.training.log import json_lines
 from jaxmlp.training.penalties import Penalty
 from jaxmlp.training.progress import shown
 from jaxmlp.training.result import DivergedError, Result, result_of
-from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Sampling, TrainState, start
+from jaxmlp.training.start import start
+from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
 
 COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accuracy",
@@ -66,6 +68,8 @@ def fit(
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
     readout: Readout | None = None,
+    mesh: Mesh | None = None,
+    shares: int | None = None,
     monitor: bool = False,
     callback: Callback | None = None,
     log: str | Path | None = None,
@@ -124,45 +128,59 @@ def fit(
     Raises ValueError for bad input before anything is compiled, and DivergedError. Sources: notes 002, 004.
     """
     dtype, streamed = validate.params(net, params), not isinstance(data, tuple)
+    mesh = sharding.checked(mesh, net, (sharding.DATA, sharding.MODEL))
     if streamed:
         _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
-                            sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
-        first = stream.first_batch(net, stream.checked(data), dtype, preprocess)
+                            shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
+        first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
         held_out = options.held_out(net, validation, dtype, preprocess)
-        checked = Data(jax.numpy.asarray(first.X), jax.numpy.asarray(first.Y), None, *held_out)
+        given = Data(jax.numpy.asarray(first.X), jax.numpy.asarray(first.Y), None, *held_out)
     else:
-        checked = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
-    m = checked.X.shape[0]
+        given = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
+    sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
+    m = given.X.shape[0] * hosts.processes(mesh)
+    shares = 1 if streamed else options.shares_of(shares, mesh, len(given.X), sampling)
     plan = Plan(
         net=net,
         optimizer=options.optimizer_of(optimizer, hyper),
         batch_size=m if streamed else options.batch_size_of(batch_size, m, sampling),
         steps=1,
-        sampling=validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling"),  # pyright: ignore[reportArgumentType]
-        augment=options.augmented(net, augment, checked.X, preprocess),
+        sampling=sampling,
+        augment=options.augmented(net, augment, given.X, preprocess),
         preprocess=preprocess,
         rule=rules.checked(rule),
         readout=readout,
-        accuracy=metrics.predicts_classes(net, checked.Y),
+        accuracy=metrics.predicts_classes(net, given.Y),
         best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
         monitor=monitor,
+        mesh=mesh,
+        shares=shares,
     )
+    if not streamed:
+        options.check_divides(plan.batch_size, mesh, shares, sampling)
     rounds = options.rounds(plan, m, epochs, steps, validate_every)
     options.check_outputs(callback, log, checkpoints)
     options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
     if rule_state is not None:
         rule_state = rules.checked_state(net, rule, rule_state)
-    state = _compiled_start(
-        plan, params, checked, validate.key(key), options.hyperparameters(hyper, dtype),
-        -1 if patience is None else validate.whole(patience, "patience"), rule_state,
-        options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype),
-        None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True),
-    )  # fmt: skip
-    keeper, every = None, validate.whole(checkpoint_every, "checkpoint_every")
-    if checkpoints is not None:
-        keeper = Checkpoints(Path(checkpoints), every, described(plan, state, checked, streamed))
+    regularisation = options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
+    patience = -1 if patience is None else validate.whole(patience, "patience")
+    average = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
+    every = validate.whole(checkpoint_every, "checkpoint_every")
+    placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and hosts.several(mesh)))
+    if placed.weights is not None:
+        placed = placed._replace(weights=placed.weights / placed.weights.mean())
+    of_start = (validate.key(key), options.hyperparameters(hyper, dtype), patience, rule_state, regularisation, average)
+    state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, of_start))
+    keeper = None
+    if checkpoints is not None or hosts.several(mesh):
+        run = described(plan, hosts.local(mesh, state), given, streamed)
+        hosts.check_agreed(mesh, [run, rounds], "the call of fit")
+        keeper = None if checkpoints is None else Checkpoints(Path(checkpoints), every, run, mesh)
     one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
-    return _run(plan, state, checked, rounds, one_epoch, keeper, log, callback, progress)
+    if jax.process_index() > 0 and hosts.several(mesh):
+        log, progress = None, False  # the first process tells for all
+    return _run(plan, state, placed, rounds, one_epoch, keeper, log, callback, progress)
 
 
 def _run(
@@ -204,6 +222,7 @@ def _run(
                 write(row)
             if callback is not None:
                 callback(at, {name: value for name, value in row.items() if name != unit})
+    state = hosts.local(plan.mesh, state)
     result = result_of(state, {name: np.asarray(values) for name, values in columns.items()})
     if bool(state.diverged):
         raise DivergedError(int(state.epoch) + 1, columns["cost"][-1], float(state.first_cost), result)
@@ -230,7 +249,7 @@ def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> t
 
 
 def _parts(plan: Plan, state: TrainState, data: Any) -> Iterator[Batch]:
-    return stream.parts(plan.net, data, int(state.epoch), state.params[0].W.dtype, plan.preprocess)
+    return stream.parts(plan.net, data, int(state.epoch), state.params[0].W.dtype, plan.preprocess, plan.mesh)
 
 
 def _refuse_with_stream(**given: Any) -> None:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from jaxmlp.activations import Activation
 from jaxmlp.backward import backprop
 from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
-from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
+from jaxmlp.training.start import FIRST_EXAMPLES
+from jaxmlp.training.state import Data, Plan, TrainState
 
 NEAR = 0.05  # a unit is saturated within this part of its range from either end
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxmlp import metrics, validate
 from jaxmlp.network import MLP
-from jaxmlp.training import dropout, penalties
+from jaxmlp.training import dropout, hosts, penalties, sharding
 from jaxmlp.training.penalties import Penalty
 from jaxmlp.training.state import Data, Plan, Regularisation
 
@@ -18,7 +19,7 @@ FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
 
 
 def arrays(net, dtype, data, weights, class_weights, validation, preprocess) -> Data:
-    """`data = (X, Y)` and `validation` as arrays; the weights multiplied, and relative to their mean."""
+    """`data = (X, Y)` and `validation` as arrays; the weights multiplied."""
     X, Y = pair(data, "data")
     X = validate.inputs(net, X, dtype, preprocess)
     Y = validate.targets(net, Y, X.shape[0])
@@ -27,8 +28,6 @@ def arrays(net, dtype, data, weights, class_weights, validation, preprocess) -> 
     if class_weights is not None:
         each = of_classes(net, class_weights, Y, dtype)
         weights = each if weights is None else weights * each
-    if weights is not None:
-        weights = weights / weights.mean()
     return Data(X, Y, weights, *held_out(net, validation, dtype, preprocess))
 
 
@@ -160,6 +159,36 @@ def batch_size_of(given: int | None, m: int, sampling: str) -> int:
     if size > m:
         raise ValueError(f"batch_size is {size}, but there are {m} examples; expected at most {m}")
     return size
+
+
+def shares_of(given: int | None, mesh: Mesh | None, m: int, sampling: str) -> int:
+    """In how many shares m examples, those of this process, are shuffled; by default one for each that must be."""
+    processes, devices = hosts.processes(mesh), sharding.length(mesh, sharding.DATA)
+    if devices % processes:
+        raise ValueError(f"mesh's data axis has {devices} devices, expected a multiple of the {processes} processes")
+    shares = (1 if processes == 1 else devices) if given is None else validate.whole(given, "shares")
+    if shares > 1 and sampling == "poisson":
+        raise ValueError(f"shares is {shares}, expected 1 with sampling='poisson', whose coins are tossed together")
+    if shares > 1 and shares % devices:
+        raise ValueError(f"shares is {shares}, expected a multiple of the {devices} devices of mesh's data axis")
+    hosts.check_agreed(mesh, m, "the number of examples")
+    if m * processes % shares:
+        raise ValueError(
+            f"data has {m * processes} examples, expected a multiple of its {shares} shares: leave some out, such as "
+            f"the last {m * processes % shares}"
+        )
+    return shares
+
+
+def check_divides(batch_size: int, mesh: Mesh | None, shares: int, sampling: str) -> None:
+    """That a batch has as many examples of each share and for each device."""
+    devices = sharding.length(mesh, sharding.DATA)
+    if batch_size % shares:
+        raise ValueError(f"batch_size is {batch_size}, expected a multiple of the {shares} shares")
+    if batch_size % devices and sampling != "poisson":  # whose batches are filled up
+        raise ValueError(
+            f"batch_size is {batch_size}, expected a multiple of the {devices} devices of mesh's data axis"
+        )
 
 
 def rounds(plan: Plan, m: int, epochs: int | None, steps: int | None, validate_every: int | None) -> list[int]:

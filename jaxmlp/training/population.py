@@ -14,7 +14,9 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import TINY, Params, init
 from jaxmlp.training.epoch import Metrics, epoch
-from jaxmlp.training.state import Data, Plan, Regularisation, TrainState, start
+from jaxmlp.training.sharding import MEMBER, along, length
+from jaxmlp.training.start import start
+from jaxmlp.training.state import Data, Plan, Regularisation, TrainState
 
 # A call takes so many epochs that what starting it costs does not show: of networks for XOR hundreds, of MNIST one.
 OPERATIONS_A_CALL, EPOCHS_A_CALL = 5e8, 1000
@@ -49,7 +51,15 @@ def started(
         return start(plan, params, data, key, member.hyper, member.patience, None, member.regularisation,
                      member.average)  # fmt: skip
 
-    return jax.vmap(one, in_axes=(0, axes))(members, data)
+    members = along(plan.mesh, MEMBER, members)
+    states = jax.vmap(one, (0, axes), spmd_axis_name=_axis_of(plan, len(members.keys)))(members, data)
+    return along(plan.mesh, MEMBER, states)
+
+
+def _axis_of(plan: Plan, members: int) -> str | None:
+    """The mesh's axis that the members lie along, if it divides them."""
+    devices = length(plan.mesh, MEMBER)
+    return MEMBER if devices > 1 and members % devices == 0 else None
 
 
 @partial(jax.jit, static_argnames=("plan", "axes", "most"), donate_argnames="states")
@@ -73,7 +83,8 @@ def advanced(
 
     def all_of_them(states: TrainState, shared: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
         key = None if shared is None else jax.random.split(shared)[1]  # as `epoch_key`
-        return jax.vmap(one, in_axes=(axis, axes, None), out_axes=(axis, 0))(states, data, key)
+        each = jax.vmap(one, (axis, axes, None), (axis, 0), spmd_axis_name=_axis_of(plan, len(states.epoch)))
+        return each(states, data, key)
 
     def body(carry):
         i, states, shared, history = carry

@@ -30,7 +30,7 @@ PENALTIES = {"l2": penalties.l2, "l1": penalties.l1, "max_norm": penalties.max_n
 STRENGTHS = ("keep", "label_smoothing", "input_noise", "average", "scale")
 NONE_AT_0 = ("label_smoothing", "input_noise")
 SHARED = ("batch_size", "initial")  # compiled in, as the network is
-OF_MEMBERS = ("initial", "scale", "shared_order", "members_at_once")  # which `fit` does not take
+OF_MEMBERS = ("initial", "scale", "shared_order", "members_at_once", "mesh")  # which `fit` does not take
 FIXED = tuple(name for name in inspect.signature(sweep).parameters
               if name not in ("net", "data", "keys", "epochs", "optimizer", "validation", "progress"))  # fmt: skip
 

@@ -14,6 +14,7 @@ from jaxmlp.metrics import classes
 from jaxmlp.network import MLP, Params
 from jaxmlp.training.batches import Batch
 from jaxmlp.training.dropout import dropout_masks
+from jaxmlp.training.sharding import divided
 from jaxmlp.training.state import Plan, Regularisation, TrainState
 
 POISSON, READOUT, AUGMENT, NOISE, DROPOUT = range(5)  # what is folded into a step's key
@@ -40,7 +41,7 @@ def steps(plan: Plan, state: TrainState, batches: Any, batch_of: Callable[[Any],
 
     def step(carry, entry):
         params, opt_state, rule_state, average = carry
-        batch = batch_of(entry)
+        batch = divided(plan.mesh, batch_of(entry))
         problem = prepared(plan, regularisation, params, batch)
         losses, y_hat, grads = (gradient or by_hand)(plan, params, rule_state, problem)
         if batch.count is not None:

@@ -6,14 +6,17 @@ when all data is on the device. A second thread reads the next part meanwhile; f
 
 import queue
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxmlp import validate
 from jaxmlp.network import MLP
+from jaxmlp.training import hosts, sharding
 from jaxmlp.training.batches import Batch
 from jaxmlp.validate import Preprocess
 
@@ -45,15 +48,21 @@ def at_epoch(data: Stream, epoch: int) -> Iterator[Any]:
     return iter(data)
 
 
-def first_batch(net: MLP, data: Stream, dtype: Any, preprocess: Preprocess | None) -> Batch:
+def first_batch(net: MLP, data: Stream, dtype: Any, preprocess: Preprocess | None, mesh: Mesh | None) -> Batch:
     """The first batch, for what must be known before the first step."""
     for given in at_epoch(data, 0):
-        return _checked_batch(net, given, dtype, preprocess, 0)
+        return _filled_up(_checked_batch(net, given, dtype, preprocess, 0), _devices(mesh), dtype)
     raise ValueError("data gives no batches, expected at least one (X, Y)")
 
 
-def parts(net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess | None) -> Iterator[Batch]:
-    """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device, read ahead by one part."""
+def parts(
+    net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess | None, mesh: Mesh | None = None
+) -> Iterator[Batch]:
+    """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device, read ahead by one part.
+
+    On a mesh each batch lies along `data`, filled up with examples of weight 0 to a multiple of its devices; of several
+    processes each gives its part of every batch.
+    """
     ready: queue.Queue = queue.Queue(maxsize=1)
     given_up = threading.Event()
 
@@ -68,10 +77,10 @@ def parts(net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess
 
     def read():
         try:
-            checked = (_checked_batch(net, given, dtype, preprocess, number)
+            checked = (_filled_up(_checked_batch(net, given, dtype, preprocess, number), _devices(mesh), dtype)
                        for number, given in enumerate(at_epoch(data, epoch)))  # fmt: skip
             for part in _stacked(checked):
-                if not put(jax.device_put(part)):
+                if not put(part if hosts.several(mesh) else _placed(mesh, part)):
                     return
             put(None)
         except BaseException as error:  # raised again where the batches are used
@@ -80,13 +89,53 @@ def parts(net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess
     thread = threading.Thread(target=read, name="jaxmlp reader", daemon=True)
     thread.start()
     try:
-        while (part := ready.get()) is not None:
-            if isinstance(part, BaseException):
-                raise part
-            yield part
+        while (part := _agreed(mesh, ready.get())) is not None:
+            yield _placed(mesh, part) if hosts.several(mesh) else part
     finally:
         given_up.set()
         thread.join()
+
+
+def _agreed(mesh: Mesh | None, part: Batch | BaseException | None) -> Batch | None:
+    """A part that is of the same form on all processes; an error on one of them is one on all."""
+    form = repr(part) if isinstance(part, BaseException) else str([(a.shape, a.dtype) for a in jax.tree.leaves(part)])
+    if not hosts.several(mesh) and not isinstance(part, BaseException):
+        return part
+    marks = hosts.of_all(mesh, [zlib.crc32(form.encode())])
+    if isinstance(part, BaseException):
+        raise part
+    if len(set(marks)) > 1:
+        raise ValueError(
+            f"data gives other batches on other processes, here {form if part else 'no more'}; expected as many, of "
+            "the same shapes, on all"
+        )
+    return part
+
+
+def _placed(mesh: Mesh | None, part: Batch) -> Batch:
+    """A part on the device, or its examples along the mesh's `data`; `count` is that of all processes."""
+    if mesh is None:
+        return jax.device_put(part)
+    X, Y, weights = sharding.placed(mesh, (part.X, part.Y, part.weights), None, sharding.DATA)
+    count = None if part.count is None else sharding.placed(mesh, part.count * hosts.processes(mesh))
+    return Batch(X, Y, weights, count)
+
+
+def _devices(mesh: Mesh | None) -> int:
+    """How many of this process's devices a batch lies on."""
+    return sharding.length(mesh, sharding.DATA) // hosts.processes(mesh)
+
+
+def _filled_up(batch: Batch, multiple: int, dtype: Any) -> Batch:
+    """The batch with its last example again, of weight 0, until `multiple` divides their number."""
+    b = len(batch.X)
+    missing = -b % multiple
+    if not missing:
+        return batch
+    again = lambda array: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), mode="edge")
+    weights = np.ones(b, dtype) if batch.weights is None else batch.weights
+    count = np.asarray(b, dtype) if batch.count is None else batch.count
+    return Batch(again(batch.X), again(batch.Y), np.pad(weights, (0, missing)), count)  # pyright: ignore[reportArgumentType]
 
 
 def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:

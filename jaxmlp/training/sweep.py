@@ -12,18 +12,19 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
-from jaxmlp.training import members, options
+from jaxmlp.training import hosts, members, options, sharding
 from jaxmlp.training.dropout import Keep
 from jaxmlp.training.penalties import Penalty
 from jaxmlp.training.population import Members, Population, members_of
 from jaxmlp.training.progress import shown
-from jaxmlp.training.state import Augment, Optimizer, Plan, Readout
+from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout
 from jaxmlp.training.sweep_result import SweepResult, gathered
 from jaxmlp.validate import Given, Preprocess
 
@@ -56,6 +57,7 @@ def sweep(
     readout: Readout | None = None,
     shared_order: bool = True,
     members_at_once: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool = True,
 ) -> SweepResult:
     """Trains a population of E networks, all at once in one compiled program: `vmap` of what `fit` runs.
@@ -77,6 +79,7 @@ def sweep(
 
     A member that diverges is marked and keeps its last good weights, one whose patience is at its end stops; the
     others go on. `members_at_once` trains that many after each other, with the same numbers, where memory is small.
+    `mesh`: members along its axis `member`, and batches and layers along `data` and `model`, as by `fit`.
     The other arguments are those of `fit`. Raises ValueError for bad input before anything is compiled.
     """
     entrants, settings = prepared(
@@ -84,6 +87,7 @@ def sweep(
         validation=validation, best_by=best_by, patience=patience, weights=weights, penalties=penalties, keep=keep,
         label_smoothing=label_smoothing, input_noise=input_noise, average=average, augment=augment,
         preprocess=preprocess, rule=rule, readout=readout, shared_order=shared_order, members_at_once=members_at_once,
+        mesh=mesh,
     )  # fmt: skip
     epochs = validate.whole(epochs, "epochs")
     parts = []
@@ -112,7 +116,7 @@ def prepared(
     net, data, *, keys, optimizer, hyper=None, batch_size=None, initial: Any = "he", scale=None, validation=None,
     best_by="cost", patience=None, weights=None, penalties=(), keep=None, label_smoothing=None, input_noise=None,
     average=None, augment=None, preprocess=None, rule=rules.backprop, readout=None, shared_order=True,
-    members_at_once=None,
+    members_at_once=None, mesh=None,
 ) -> tuple[list[Entrant], dict[str, Any]]:  # fmt: skip
     """What `sweep` is given, checked and grouped: by network, and by what is trained at once. And what differs."""
     axis, each = members.Axis(), members.nets(net)
@@ -157,23 +161,25 @@ def prepared(
             readout=readout,
             accuracy=metrics.predicts_classes(one, Y),
             best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
+            mesh=sharding.checked(mesh, one, (sharding.MEMBER, sharding.DATA, sharding.MODEL)),
         )
+        if hosts.several(mesh):
+            raise ValueError("mesh has devices of other processes, expected this one's: each may have its own sweep")
+        options.check_divides(size, plan.mesh, 1, "shuffle")
         options.check_together(plan, weights is not None, patience, validation)
         index = np.arange(E) if isinstance(net, MLP) else np.flatnonzero([n == one for n in each])
         entrants += [
             Entrant(part, partial(_enter, plan, axes, initial if drawn else "zeros", all_members, held,
                                   shared if shared_order else None, None if stacked else params, part))
-            for part in _parts(index, members_at_once)
+            for part in _parts(index, members_at_once, sharding.length(mesh, sharding.MEMBER))
         ]  # fmt: skip
     return entrants, settings
 
 
-def _parts(index: np.ndarray, at_once: int | None) -> list[np.ndarray]:
-    """`index` in parts of one length, at most `at_once`; the last is filled up with its last entry."""
-    if at_once is None:
-        return [index]
-    n = math.ceil(len(index) / validate.whole(at_once, "members_at_once"))
-    size = math.ceil(len(index) / n)
+def _parts(index: np.ndarray, at_once: int | None, devices: int) -> list[np.ndarray]:
+    """`index` in parts of one length, at most `at_once`, that `devices` divide; filled up with the last entry."""
+    n = 1 if at_once is None else math.ceil(len(index) / validate.whole(at_once, "members_at_once"))
+    size = devices * math.ceil(len(index) / (n * devices))
     filled = np.pad(index, (0, n * size - len(index)), mode="edge")
     return list(filled.reshape(n, size))
 
@@ -181,10 +187,12 @@ def _parts(index: np.ndarray, at_once: int | None) -> list[np.ndarray]:
 def _enter(plan, axes, initial, all_members, data, shared, params, index) -> Population:
     """The population of the members `index`; `params`, if given, are what each starts from."""
     some = all_members
-    if len(index) < len(some.patience) or (np.diff(index) != 1).any():
+    if len(index) != len(some.patience) or (np.diff(index) != 1).any():
         some = jax.tree.map(lambda array: array[index], all_members)
         data = members_of(data, axes, index)
     if params is not None:
         copies = lambda array: jnp.broadcast_to(jnp.asarray(array), (len(index), *jnp.shape(array)))
         some = some._replace(params=jax.tree.map(copies, params))
+    at = lambda array, axis: sharding.placed(plan.mesh, array, *([] if axis is None else [sharding.MEMBER]))
+    data = Data(*map(at, data, axes))
     return Population.enter(plan, axes, initial, some, data, shared)

@@ -125,7 +125,7 @@ def _together(trees: list[Any], index: np.ndarray, order: np.ndarray, stacked: b
     if not stacked:
         each = [jax.tree.map(lambda a, i=i: a[i], tree) for tree in trees for i in range(_members(tree))]
         return [each[i] for i in order]
-    if len(trees) == 1:
+    if len(trees) == 1 and len(order) == len(index):
         return trees[0]
 
     def join(*arrays):
@@ -149,7 +149,7 @@ def _history(parts: list[History], order: np.ndarray) -> History:
         column = columns[name] if name in columns else np.full_like(columns["cost"], np.nan)
         return np.pad(column, ((0, n - len(column)), (0, 0)), constant_values=np.nan)
 
-    if len(parts) == 1:  # which may be large
+    if len(parts) == 1 and len(order) == len(parts[0]["cost"][0]):  # which may be large
         side_by_side = {name: parts[0][name] for name in names}
     else:
         side_by_side = {name: np.concatenate([padded(c, name) for c in parts], axis=1)[:, order] for name in names}
