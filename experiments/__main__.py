@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         if name == "all":
             return _all.run(settings)
         module.run(settings, Output.create(name, settings))
-    except (ValueError, FileNotFoundError, DivergedError) as error:
+    except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     return 0

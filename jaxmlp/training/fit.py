@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
@@ -134,7 +135,7 @@ def fit(
                             shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
         first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
         held_out = options.held_out(net, validation, dtype, preprocess)
-        given = Data(jax.numpy.asarray(first.X), jax.numpy.asarray(first.Y), None, *held_out)
+        given = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
     else:
         given = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
     sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
@@ -164,14 +165,15 @@ def fit(
     if rule_state is not None:
         rule_state = rules.checked_state(net, rule, rule_state)
     regularisation = options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
-    patience = -1 if patience is None else validate.whole(patience, "patience")
-    average = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
+    waits = jnp.asarray(-1 if patience is None else validate.whole(patience, "patience"), jnp.int32)
+    decay = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
+    decay = None if decay is None else jnp.asarray(decay, dtype)
     every = validate.whole(checkpoint_every, "checkpoint_every")
     placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and hosts.several(mesh)))
     if placed.weights is not None:
         placed = placed._replace(weights=placed.weights / placed.weights.mean())
-    of_start = (validate.key(key), options.hyperparameters(hyper, dtype), patience, rule_state, regularisation, average)
-    state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, of_start))
+    others = (validate.key(key), options.hyperparameters(hyper, dtype), waits, rule_state, regularisation, decay)
+    state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, others))
     keeper = None
     if checkpoints is not None or hosts.several(mesh):
         run = described(plan, hosts.local(mesh, state), given, streamed)
@@ -231,7 +233,7 @@ def _run(
 
 def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> tuple[TrainState, Metrics]:
     """An epoch over a stream's batches, part by part."""
-    trained, sums = jax.tree.map(jax.numpy.copy, state), []
+    trained, sums = jax.tree.map(jnp.copy, state), []
     keys = epoch_key(state) if needs_keys(plan, state) else None
     for number, part in enumerate(_parts(plan, state, stream)):
         n = part.X.shape[0]
