@@ -99,7 +99,7 @@ def _joined(settings: Settings, out: Output) -> dict[str, float]:
 
 def launch(processes: int, devices: int, run: Run) -> None:
     """Starts the processes and waits for them; ChildProcessError, and none is left, if one of them dies."""
-    given = {"processes": processes, "address": f"localhost:{_free_port()}", "run": run}
+    given = {"processes": processes, "address": f"localhost:{free_port()}", "run": run}
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     start = lambda i: subprocess.Popen(
@@ -130,7 +130,8 @@ def wait_for(children: list[subprocess.Popen]) -> None:
             child.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that no one listens on."""
     with socket.socket() as socket_:
         socket_.bind(("localhost", 0))
         return socket_.getsockname()[1]
