@@ -27,6 +27,9 @@ Params = tuple[Layer, ...]
 # matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time).
 TINY = 64
 
+# What the factors of products may be rounded to: the bits of its exponent and of its fraction.
+PRODUCTS = {"bfloat16": (8, 7), "tensorfloat32": (8, 10)}
+
 
 @dataclass(frozen=True, init=False)
 class MLP:
@@ -36,7 +39,9 @@ class MLP:
     is one activation for all hidden layers or one for each; `output` and `loss` belong to the last. Any
     output goes with any loss whose domain holds its range. With `products="bfloat16"` the factors of the matrix
     products forward, backward and of the gradient are rounded to bfloat16 and summed in the parameters' dtype, as a TPU
-    and a GPU do fastest (Micikevicius et al. 2018, "Mixed precision training"). Source: notes 000, 001 "Multi-layer
+    and a GPU do fastest (Micikevicius et al. 2018, "Mixed precision training"); with "tensorfloat32" to the 10 bits of
+    a GPU's TF32 (a TPU rounds less). None leaves it to JAX: `jax.default_matmul_precision`, of which the default
+    rounds float32 on an accelerator and "highest" does not. Source: notes 000, 001 "Multi-layer
     Neural nets".
 
         net = MLP((784, 64, 10), hidden="relu", output="softmax", loss="cross_entropy")
@@ -54,7 +59,7 @@ class MLP:
         hidden: str | Activation | Sequence[str | Activation] = "relu",
         output: str | Activation = "identity",
         loss: str | Loss = "squared_error",
-        products: Literal["bfloat16"] | None = None,
+        products: Literal["bfloat16", "tensorfloat32"] | None = None,
     ):
         sizes = validate.sizes(sizes)
         n_hidden = len(sizes) - 2
@@ -66,7 +71,7 @@ class MLP:
         set_(self, "hidden", tuple(validate.named(h, activations.NAMED, Activation, "hidden") for h in each))
         set_(self, "output", validate.named(output, activations.NAMED, Activation, "output"))
         set_(self, "loss", validate.named(loss, losses.NAMED, Loss, "loss"))
-        set_(self, "products", products if products is None else validate.one_of(products, ("bfloat16",), "products"))
+        set_(self, "products", products if products is None else validate.one_of(products, tuple(PRODUCTS), "products"))
         self._check_pairs()
 
     def _check_pairs(self):
@@ -126,10 +131,12 @@ def rounded_product(A: Array, B: Array, products: str | None) -> Array:
         return sum(map(term, range(1, B.shape[0])), term(0))
     if products is None:
         return A @ B
-    accelerated = lambda A, B: jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
+    if products == "bfloat16":
+        accelerated = lambda A, B: jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
+    else:
+        accelerated = lambda A, B: jnp.matmul(A, B, precision=products)
     # XLA's products on a CPU take no such factors; there they are rounded alone, which costs time and saves none.
-    bits = jnp.finfo(products)
-    rounded = lambda X: jax.lax.reduce_precision(X, bits.nexp, bits.nmant)
+    rounded = lambda X: jax.lax.reduce_precision(X, *PRODUCTS[products])
     return jax.lax.platform_dependent(A, B, cpu=lambda A, B: rounded(A) @ rounded(B), default=accelerated)
 
 

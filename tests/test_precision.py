@@ -76,6 +76,30 @@ def test_products_of_every_size_run(key, m):
     assert tree_error(grads, autodiff) <= 2e-2
 
 
+def test_tensorfloat32_keeps_ten_bits(problem):
+    params, X, Y = problem
+    rough, fine = (jm.value_and_grad(net, params, X, Y)[1] for net in (replace(NET, products="tensorfloat32"), EXACT))
+    assert 1e-5 < tree_error(rough, fine) < 2e-3
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_are_asked_for_such_products(problem, platform):
+    """Lowered for a machine that is not here: 2 products forward, 1 down and 2 of the gradient, as the setting says."""
+    params, X, Y = problem
+    deep = lambda products: jm.MLP((20, 30, 4), "tanh", "softmax", "cross_entropy", products=products)
+    params = (params[0], params[2])
+
+    def lowered(products):
+        step = jax.jit(lambda p: jm.value_and_grad(deep(products), p, X, Y)[1])
+        with jax.default_matmul_precision("default"):
+            text = jax.export.export(step, platforms=(platform,))(params).mlir_module()
+        return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+
+    assert sum("xbf16>, tensor" in line and "-> tensor<" in line for line in lowered("bfloat16")) == 5
+    assert sum("precision = [HIGH, HIGH]" in line for line in lowered("tensorfloat32")) == 5
+    assert not any("bf16" in line or "HIGH" in line for line in lowered(None))
+
+
 def test_other_products_are_refused():
     with pytest.raises(ValueError, match=r"products is 'float16', expected one of 'bfloat16'"):
         jm.MLP((2, 3), products="float16")
