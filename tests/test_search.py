@@ -129,3 +129,8 @@ RATES = {"learning_rate": [0.1, 0.2]}
 def test_bad_input_is_named(run, message):
     with pytest.raises(ValueError, match=message):
         run()
+
+
+def test_a_space_in_which_all_diverges_is_named():
+    with pytest.raises(ValueError, match="space has 2 settings here that all diverged"):
+        search({"learning_rate": [1e30, 1e31]}, epochs=3)

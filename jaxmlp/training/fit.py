@@ -112,6 +112,13 @@ def fit(
     - `average`: the decay of an exponentially weighted average of the weights, with bias correction. It is then what
       is validated, kept as best and returned as `params`.
 
+    Devices
+    - `mesh`: of devices; each batch is divided along its axis `data`, the hidden layers 1, 3, .. along `model`. The
+      same key gives the same batches on any mesh, and weights to rounding.
+    - `shares`: the data in so many equal parts, one after the other, each shuffled by itself, as many examples of each
+      in a batch. On a mesh over several processes each gives its own part of the data (and all of `validation`), and
+      there are as many shares as devices along `data` unless given; a share lies on one device.
+
     Keeping
     - `validation = (X, Y)`, or `(X, Y, weights)`, is scored after each epoch; `params` of the result are those with
       the best score (`best_by`), and `patience` is the number of epochs without a better one that ends the run.

@@ -123,6 +123,8 @@ def search(
             show(number, told)
             kept = alive[np.lexsort((alive, scores[alive]))][:survivors]
             groups = _kept(groups, kept)
+    if not np.isfinite(scores).any():
+        raise ValueError(f"space has {len(tried)} settings here that all diverged, expected lower learning rates")
     ((index, population),) = groups
     result = gathered([(index, population)], {}, stacked=True).member(0)
     best = int(index[0])

@@ -19,7 +19,8 @@ class SweepResult:
     """What `sweep` returns. Of a list of networks `params`, `last_params` and `states` are lists with one a member.
 
     `history` has `epoch (n,)` and columns `(n, E)`, NaN after a member's end. `scores (E,)`: the best score on the
-    validation examples, or without any the last cost; lower is better, and that of a member that diverged is infinite.
+    validation examples (the cost, or minus the accuracy), or without any the last cost; lower is better, and that of a
+    member that diverged is infinite.
     """
 
     params: Any  # member axis in front: the best on the validation examples; without any, the last
