@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxmlp as jm
 from experiments import __main__ as command
 from experiments import (
     alignment,
-    benchmark,
     curvature,
     datasets,
     embed,
@@ -74,22 +72,6 @@ def test_gradcheck_passes_the_right_and_catches_the_wrong(out):
     shown = gradcheck.run(settings, out("gradcheck", settings))
     assert shown["right_passed"] == shown["wrong_caught"] == 1
     assert 1e-6 <= shown["best_step"] <= 1e-4
-
-
-def test_benchmark_compares_the_same_epoch(out, monkeypatch):
-    """Not its times, but that both contestants compute the same numbers."""
-    monkeypatch.setattr(benchmark, "NETWORKS", {(784, 8, 10): 256})
-    monkeypatch.setattr(benchmark, "_readouts", lambda *_: {})
-    settings = benchmark.Settings(rounds=2, batch_sizes=(64,))
-    made = out("benchmark", settings)
-    assert benchmark.run(settings, made)["median_ratio"] > 0
-    pictures = datasets.load("mnist")
-    net = jm.MLP((784, 8, 10), output="softmax", loss="cross_entropy")
-    data = jm.training.Data(jm.validate.array(pictures.X[:256], "X"), jm.validate.array(pictures.Y[:256], "Y"))
-    enter = lambda gradient: benchmark.Contestant.enter(net, data, 60, 0.1, jm.data.scale_pixels, gradient)
-    hand, auto = enter(None), enter(benchmark.by_autodiff)
-    hand.seconds(), auto.seconds()
-    np.testing.assert_allclose(hand.state.params[0].W, auto.state.params[0].W, rtol=1e-4, atol=1e-6)
 
 
 def test_planted_labels_are_found_by_their_gradients(out):

@@ -1,5 +1,7 @@
-"""What BackPACK and Opacus compute, on the same network, batch and weights as ours, for the benchmark."""
+"""What BackPACK and Opacus compute, on the same network, batch and weights as ours."""
+# pyright: reportMissingImports=false
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -7,36 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from jaxmlp.network import Params
+from experiments._benchmark.torch_peers import network
 
-
-def network(params: Params) -> nn.Sequential:
-    """A ReLU network with our weights."""
-    layers: list[nn.Module] = []
-    for W, b in params:
-        linear = nn.Linear(W.shape[1], W.shape[0])
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(np.array(W)))
-            linear.bias.copy_(torch.from_numpy(np.array(b)))
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+warnings.filterwarnings("ignore", "Full backward hook is firing")  # BackPACK's and Opacus' hooks, at the inputs
 
 
 def _zeroed(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.grad = None
-
-
-def plain(params, X: np.ndarray, Y: np.ndarray) -> Callable[[], None]:
-    """The mean gradient."""
-    model, loss = network(params), nn.CrossEntropyLoss()
-    x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
-
-    def run() -> None:
-        _zeroed(model)
-        loss(model(x), y).backward()
-
-    return run
 
 
 def backpack(quantity: str, params, X: np.ndarray, Y: np.ndarray) -> Callable[[], None]:

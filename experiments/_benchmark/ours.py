@@ -1,0 +1,66 @@
+"""Our epoch, as `fit` compiles it, and the same one with the gradient by `jax.grad`."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxmlp as jm
+from experiments._benchmark.problem import Problem
+from jaxmlp import rules, training
+from jaxmlp.data import scale_pixels
+
+
+def by_autodiff(plan, params, rule_state, problem):
+    """What `training.step.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
+
+    X, Y, weights, masks, _ = problem
+
+    def mean_loss(params):
+        def example(x, y, masks):
+            y_hat, tape = jm.forward(plan.net, params, x, masks)
+            return jm.output_loss(plan.net, tape, y), y_hat
+
+        losses, Y_hat = jax.vmap(example)(X, Y, masks)
+        return losses.mean() if weights is None else weights @ losses / weights.sum(), (losses, Y_hat)
+
+    (_, (losses, Y_hat)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return losses, Y_hat, grads
+
+
+class Epoch:
+    """A compiled epoch that is run again and again from where it left off."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        gradient: Callable | None = None,
+        as_bytes: bool = False,
+        rule: rules.Rule = rules.backprop,
+    ) -> None:
+        plan = training.Plan(problem.net, optax.sgd(problem.rate), problem.batch_size, problem.steps,
+                             preprocess=scale_pixels if as_bytes else None, rule=rule, accuracy=True)  # fmt: skip
+        X = problem.pixels if as_bytes else problem.X
+        self.data = training.Data(jnp.asarray(X), jnp.asarray(problem.Y))
+        params = tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+        self.state = training.start(plan, params, self.data, jax.random.key(1))
+        began = time.perf_counter()
+        epoch = jax.jit(partial(training.epoch, plan, gradient=gradient), donate_argnums=0)
+        self.run = epoch.lower(self.state, self.data).compile()
+        self.compile_seconds = time.perf_counter() - began
+
+    def __call__(self) -> None:
+        self.state, metrics = self.run(self.state, self.data)
+        jax.block_until_ready((self.state, metrics))
+
+    def weights(self) -> list[tuple[Any, Any]]:
+        """`(W, b)` of each layer."""
+        return [(layer.W, layer.b) for layer in self.state.params]
+
+
+as_bytes = partial(Epoch, as_bytes=True)
+by_jax_grad = partial(Epoch, gradient=by_autodiff)

@@ -1,0 +1,82 @@
+"""PyTorch in its usual loop, eager and by `torch.compile`; and one network for XOR after another."""
+# pyright: reportMissingImports=false
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments._benchmark.problem import Problem
+from experiments._benchmark.timing import Call, cores
+
+torch.set_num_threads(cores())
+
+
+def network(weights: Any, activation: type = nn.ReLU) -> nn.Sequential:
+    """A network with our weights; its outputs are scores."""
+    layers: list[nn.Module] = []
+    for W, b in weights:
+        linear = nn.Linear(W.shape[1], W.shape[0])
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(np.array(W)))
+            linear.bias.copy_(torch.from_numpy(np.array(b)))
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Loop:
+    """An epoch: a permutation, then for each batch index_select, zero_grad, the loss, backward, step."""
+
+    def __init__(self, problem: Problem, compiled: bool = False) -> None:
+        self.X, self.Y = torch.from_numpy(problem.X), torch.from_numpy(problem.Y).long()
+        self.batch_size = problem.batch_size
+        self.network = network(problem.weights)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=problem.rate)
+        self.loss: Any = nn.CrossEntropyLoss()
+        self.model: Any = self.network
+        if compiled:
+            torch._dynamo.reset()  # or it would take another batch size for a sign that sizes change
+            self.model = torch.compile(self.network)
+
+    def __call__(self) -> None:
+        order = torch.randperm(len(self.X))
+        for first in range(0, len(self.X), self.batch_size):
+            index = order[first : first + self.batch_size]
+            X, Y = self.X.index_select(0, index), self.Y.index_select(0, index)
+            self.optimizer.zero_grad()
+            self.loss(self.model(X), Y).backward()
+            self.optimizer.step()
+
+    def weights(self) -> list[tuple[Any, Any]]:
+        """`(W, b)` of each layer."""
+        linear = [layer for layer in self.network if isinstance(layer, nn.Linear)]
+        return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in linear]
+
+
+def compiled(problem: Problem) -> Loop:
+    """The same loop with `torch.compile(model)`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own parts' deprecations
+        loop = Loop(problem, compiled=True)
+        loop()
+    return loop
+
+
+def xor_one_by_one(X: np.ndarray, Y: np.ndarray, weights: Any, rate: float, steps: int) -> Call:
+    """`steps` full-batch steps of one sigmoid network on XOR by binary cross-entropy; the trained network."""
+    inputs, targets = torch.from_numpy(X), torch.from_numpy(Y)
+
+    def run() -> nn.Sequential:
+        torch.set_num_threads(1)  # more would only wait for each other on four examples
+        model, loss = network(weights, nn.Sigmoid), nn.BCEWithLogitsLoss()
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+        torch.set_num_threads(cores())
+        return model
+
+    return run

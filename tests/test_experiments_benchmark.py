@@ -1,0 +1,231 @@
+"""The benchmark: not its times, but that all contestants do the same work, and what it makes of their times."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import benchmark, datasets, xor
+from experiments._benchmark import epochs, limit, populations, problem, record, startup, timing
+
+PICTURES = datasets.load("mnist")
+SIZES = (784, 8, 10)
+
+
+def made(contestant, given):
+    """A contestant after one epoch; a skipped test where its library is not installed."""
+    try:
+        epoch = epochs.maker(contestant)(given) if contestant != "ours" else epochs.Epoch(given)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
+    if contestant != "torch.compile":
+        epoch()
+    return epoch
+
+
+def flat(layers):
+    return np.concatenate([np.ravel(array) for layer in layers for array in layer]).astype(np.float64)
+
+
+def obvious_gradient(given):
+    """Of the mean loss of all examples, in float64: written out here, by finite sums only."""
+    W1, b1, W2, b2 = (array.astype(np.float64) for layer in given.weights for array in layer)
+    a = np.maximum(given.X @ W1.T + b1, 0)
+    z = a @ W2.T + b2
+    delta2 = (np.exp(z) / np.exp(z).sum(1, keepdims=True) - np.eye(10)[given.Y]) / len(given.Y)
+    delta1 = delta2 @ W2 * (a > 0)
+    return flat([(delta1.T @ given.X, delta1.sum(0)), (delta2.T @ a, delta2.sum(0))])
+
+
+CONTESTANTS = ["ours", *(peer for peer in epochs.PEERS if peer != "torch.compile")]  # which takes a minute
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def test_every_contestant_descends_along_every_example_once(contestant):
+    """With a small rate an epoch of 4 steps moves the weights by 4 steps of the whole set's gradient."""
+    given = problem.posed(SIZES, 16, PICTURES, rate=2e-4, steps=4)
+    start, gradient = flat(given.weights), obvious_gradient(given)
+    epoch = made(contestant, given)
+    moved = flat(epoch.weights()) - start
+    expected = -4 * given.rate * gradient
+    assert np.linalg.norm(moved - expected) <= 0.02 * np.linalg.norm(expected)
+    before = flat(epoch.weights())
+    epoch()
+    again = flat(epoch.weights()) - before
+    assert np.linalg.norm(again - expected) <= 0.04 * np.linalg.norm(expected)  # the next epoch goes on from there
+    assert np.array_equal(flat(given.weights), start)  # which the next contestant is given
+
+
+def test_the_limit_keeps_every_product_inside_its_loop():
+    given = problem.posed((784, 24, 16, 10), 32, PICTURES, 0.01, steps=3)
+    products = limit.Products(given)
+    found = re.finditer(r"^(?:ENTRY )?(%[\w.\-]+) \(.*?^}", products.run.as_text(), re.MULTILINE | re.DOTALL)
+    parts = {part[1]: part[0] for part in found}
+    called = lambda name: [parts[at] for at in re.findall(r"(?:calls|to_apply)=(%[\w.\-]+)", parts[name])]
+    dots = lambda name: sum(part.count(" dot(") for part in [parts[name], *called(name)])
+    (body,) = re.findall(r"body=(%[\w.\-]+)", "".join(parts.values()))
+    assert dots(body) == 3 * 3 - 1  # forward, the gradient, and the way down but for the first layer
+    assert sum(part.count(" dot(") for part in parts.values()) == dots(body)  # none is done once for all steps
+    X, Ws = products.inputs
+    grads = [np.asarray(grad) for grad in products.run(X, Ws)]
+    a = [X, X @ Ws[0].T, X @ Ws[0].T @ Ws[1].T]
+    delta = a[2] @ Ws[2].T
+    np.testing.assert_allclose(grads[2], delta.T @ a[2], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(grads[0], (delta @ Ws[2] @ Ws[1]).T @ X, rtol=1e-4, atol=1e-3)
+
+
+def test_the_bytes_of_a_step():
+    """784-2-10, batch 3, counted on paper: 1,568 + 20 weights, 12 biases."""
+    given = problem.posed((784, 2, 10), 3, PICTURES, 0.01, steps=2)
+    assert limit.step_bytes(given) == 4 * (3 * (1568 + 20 + 12) + 20 + 3 * (2 * 784 + 4 * 12))
+    assert limit.bytes_seconds(given) == 2 * limit.step_bytes(given) / limit.bandwidth(given) > 0
+    np.testing.assert_array_equal(limit.limit(np.array([0.0, 9.0]), given), [limit.bytes_seconds(given), 9.0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, 32, 128, 512, 4096])
+def test_an_epoch_is_of_equal_batches_that_there_are_pictures_for(batch_size):
+    for network in benchmark.Settings().networks:
+        steps = problem.steps_for(problem.widths(network), batch_size)
+        assert 2 <= steps <= 60_000 // batch_size
+
+
+def test_turns_go_round_and_back_and_short_calls_are_repeated(monkeypatch):
+    monkeypatch.setattr(timing.gc, "collect", int)
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "TURN", 0.0)
+    order = []
+    seconds = timing.alternated({name: lambda name=name: order.append(name) for name in "abc"}, 3)
+    assert "".join(order) == "cba" + "abc" + "cba" + "abc"
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    monkeypatch.setattr(timing, "TURN", 1e-3)
+    order.clear()
+    timing.alternated({"a": lambda: order.append("a")}, 1)
+    assert len(order) > 2
+
+
+def fails():
+    raise RuntimeError("no compiler\nand a long story")
+
+
+def missing():
+    raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def test_a_peer_that_cannot_take_part_is_told_of_and_ours_must():
+    calls, ready, absent = timing.entered({"ours": lambda: int, "torch": missing, "torch.compile": lambda: fails})
+    assert list(calls) == list(ready) == ["ours"]
+    assert absent == {"torch": "torch is not installed: the extra benchmark brings it",
+                      "torch.compile": "RuntimeError: no compiler"}  # fmt: skip
+    with pytest.raises(RuntimeError, match="no compiler"):
+        timing.entered({"ours": lambda: fails})
+
+
+def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
+    monkeypatch.setattr(problem, "EPOCH_SECONDS", 1e-3)
+    monkeypatch.setattr(record, "MEMORY", 1 << 20)
+    monkeypatch.setitem(epochs.PEERS, "flax", ("nowhere", "flax"))
+    chosen = benchmark.Settings(networks=("784-8-10",), batch_sizes=(64,), peers=("numpy", "flax"),
+                                sections=("epochs",), rounds=3)  # fmt: skip
+    to = out("benchmark", chosen)
+    numbers = benchmark.run(chosen, to)
+    path = to.folder / "benchmark.json"
+    kept = json.loads(path.read_text())
+    assert kept["machine"]["cores"] >= 1 and kept["versions"]["jax"] == jax.__version__
+    assert kept["settings"]["batch_sizes"] == [64]
+    (cell,) = kept["cells"]
+    assert cell["cell"] == "784-8-10, batch 64" and list(cell["contestants"]) == ["ours", "products alone", "numpy"]
+    numpy = cell["contestants"]["numpy"]
+    assert numpy["ratio"] == numbers["numpy / ours"] > 0
+    assert numpy["quartiles"][0] <= numpy["median"] <= numpy["quartiles"][1]
+    assert cell["absent"] == {"flax": "experiments._benchmark.nowhere is not installed: the extra benchmark brings it"}
+    assert numbers["ours / limit"] == cell["limit_ratio"]["ours"]
+    report = (to.folder / "report.txt").read_text()
+    assert "They take turns" in report and "64, numpy" in report and "64, flax: experiments" in report
+    assert (to.folder / "epochs.png").exists()
+    again = benchmark.Settings(compare=(str(path), str(path)))
+    assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
+
+
+def written(path, cells):
+    """A file with these cells: each contestant's ratio, ours beginning with `own`."""
+    contestants = lambda ratios: {name: {"ratio": ratio, "own": name.startswith("own")}
+                                  for name, ratio in ratios.items()}  # fmt: skip
+    kept = [{"section": "epochs", "cell": name, "contestants": contestants(ratios)} for name, ratios in cells.items()]
+    path.write_text(json.dumps({"cells": kept}))
+    return str(path)
+
+
+def test_a_comparison_is_of_ratios_to_the_peers_and_fails_beyond_the_tolerance(tmp_path, out):
+    old = written(tmp_path / "old.json", {"a": {"own": 1, "own bytes": 0.5, "torch": 2.0, "numpy": 3.0},
+                                          "b": {"own": 1, "torch": 1.0}, "c": {"own": 1, "torch": 1.0}})  # fmt: skip
+    new = written(tmp_path / "new.json", {"a": {"own": 1, "own bytes": 0.55, "torch": 1.6, "flax": 1.0},
+                                          "b": {"own": 1, "torch": 1.3}})  # fmt: skip
+    both, old_alone, new_alone = record.changes(record.read(old), record.read(new))
+    assert [(change.cell, change.ours, change.peer) for change in both] == [
+        ("epochs: a", "own bytes", "torch"), ("epochs: a", "own", "torch"), ("epochs: b", "own", "torch")]  # fmt: skip
+    # bytes against torch was 0.5 / 2, is 0.55 / 1.6; ours 1 / 2, is 1 / 1.6
+    assert [change.factor for change in both] == pytest.approx([1.375, 1.25, 1 / 1.3])
+    assert old_alone == ["epochs: a, own, numpy", "epochs: a, own bytes, numpy", "epochs: c, own, torch"]
+    assert new_alone == ["epochs: a, own, flax", "epochs: a, own bytes, flax"]
+
+    def compare(tolerance):
+        given = benchmark.Settings(compare=(old, new), tolerance=tolerance)
+        to = out("benchmark", given)
+        return to, lambda: benchmark.run(given, to)
+
+    to, run = compare(1.3)
+    with pytest.raises(ValueError, match=r"ours has lost more than 1.3 in 1 of 3 comparisons"):
+        run()
+    report = (to.folder / "report.txt").read_text()
+    assert "1.375" in report and "1.250" not in report and "epochs: c, own, torch" in report
+    assert "the worst of 3: 1.375, epochs: a, own bytes against torch" in report
+    assert compare(1.4)[1]() == {"worst_change": pytest.approx(1.375)}
+
+
+def test_files_that_cannot_be_compared_are_refused(tmp_path, out):
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"compare has .*broken.json, expected a benchmark.json"):
+        record.read(str(tmp_path / "broken.json"))
+    one, other = (written(tmp_path / f"{name}.json", {name: {"own": 1, "torch": 2}}) for name in "ab")
+    given = benchmark.Settings(compare=(one, other))
+    with pytest.raises(ValueError, match="have no cell in common"):
+        benchmark.run(given, out("benchmark", given))
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"peers": ("tensorflow",)}, "peers has 'tensorflow', expected some of bytes, jax.grad, equinox"),
+    ({"sections": ("epoch",)}, "sections has 'epoch', expected some of epochs, readouts"),
+    ({"networks": ("784-x-10",)}, "networks has '784-x-10', expected widths such as 784-64-10"),
+    ({"networks": ("784-64-1",)}, "networks has '784-64-1', expected 784 inputs and 10 outputs"),
+    ({"batch_sizes": (0,)}, r"rounds and batch_sizes are 9 and \(0,\), expected at least 1 round"),
+    ({"compare": ("a", "b", "c")}, "compare and tolerance are .*, expected at most two files"),
+])  # fmt: skip
+def test_unknown_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        benchmark.Settings(**wrong).checked()
+
+
+def test_one_by_one_torch_trains_the_networks_of_the_sweep():
+    torch_peers = pytest.importorskip("experiments._benchmark.torch_peers")
+    many = populations.xor_sweep(3, 20)()
+    for key, member in zip(jax.random.split(jax.random.key(0), 3), range(3), strict=True):
+        drawn = populations.jm.init(populations.XOR, key, populations.STARTS)
+        trained = torch_peers.xor_one_by_one(xor.X, xor.Y, drawn, populations.RATE, 20)()
+        expected = [tuple(layer) for layer in many.member(member).params]
+        linear = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in trained[::2]]
+        np.testing.assert_allclose(flat(linear), flat(expected), rtol=1e-4, atol=1e-5)
+        assert np.abs(flat(linear) - flat(drawn)).max() > 0.01
+
+
+def test_a_new_process_is_timed_by_parts(monkeypatch):
+    monkeypatch.setattr(
+        startup, "FIRST_STEP", "import os; print(1, 2, len(os.environ.get('JAX_COMPILATION_CACHE_DIR', '')))"
+    )
+    seconds, *parts = startup.first_step(None)
+    assert 0 < seconds < 60 and parts == [1, 2, 0]
+    assert startup.first_step("/four")[3] == 5
+    monkeypatch.setattr(startup, "FIRST_STEP", "print(1, 2, 3); raise SystemExit(1)")
+    with pytest.raises(RuntimeError, match="failed"):
+        startup.first_step(None)
