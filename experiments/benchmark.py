@@ -3,11 +3,11 @@
 How it is measured. All contestants of a cell train the same ReLU network from the same weights on the same pictures by
 plain SGD at the same batch size, float32 from 0 to 1 (`bytes` is ours on uint8), every example once an epoch in a new
 order, on as many threads as there are cores. They take turns: each round times one epoch of each, every other round
-backwards, 40 ms apart so that no one's threads still spin in another's time. Building, compilation and a first epoch
-(`ready`), and one round more, come before and are not counted. A ratio is taken within a round; reported are medians
-and quartiles of the rounds. Ours and `jax.grad` are one compiled program an epoch, as `jm.fit` compiles it, with the
-accuracy that it keeps; Equinox and flax run a jitted step for each batch sliced from a NumPy permutation; PyTorch
-index_select, zero_grad, backward, step; scikit-learn partial_fit; NumPy the equations.
+backwards, 40 ms apart so that no one's threads still spin in another's time, and without garbage collection. Building,
+compilation and a first epoch (`ready`), and one round more, come before and are not counted. A ratio is taken within a
+round; reported are medians and quartiles of the rounds. Ours and `jax.grad` are one compiled program an epoch, as
+`jm.fit` compiles it, with the accuracy that it keeps; Equinox and flax run a jitted step for each batch sliced from a
+NumPy permutation; PyTorch index_select, zero_grad, backward, step; scikit-learn partial_fit; NumPy the equations.
 
 The limit of an epoch is the longer of its matrix products alone, in one compiled program, and of the bytes that it must
 move, at the speed at which this machine reads and writes as many bytes as the weights are.

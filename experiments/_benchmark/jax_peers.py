@@ -64,7 +64,7 @@ def equinox(problem: Problem) -> Loop:
 
 
 def flax(problem: Problem) -> Loop:
-    """Flax's linen and its `TrainState` under `jax.jit`: of its two interfaces the one with the faster loop."""
+    """Flax's linen and its `TrainState` under `jax.jit`: at 784-64-10, batch 32, its nnx takes three times as long."""
     from flax import linen
     from flax.training.train_state import TrainState
 

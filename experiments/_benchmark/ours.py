@@ -44,8 +44,8 @@ class Epoch:
     ) -> None:
         plan = training.Plan(problem.net, optax.sgd(problem.rate), problem.batch_size, problem.steps,
                              preprocess=scale_pixels if as_bytes else None, rule=rule, accuracy=True)  # fmt: skip
-        X = problem.pixels if as_bytes else problem.X
-        self.data = training.Data(jnp.asarray(X), jnp.asarray(problem.Y))
+        X, pixels, Y = problem.on_device
+        self.data = training.Data(pixels if as_bytes else X, Y)
         params = tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
         self.state = training.start(plan, params, self.data, jax.random.key(1))
         began = time.perf_counter()
