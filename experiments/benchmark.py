@@ -39,12 +39,13 @@ SHOWN = 20  # changes at most, in a comparison where nothing has been lost
 
 @dataclass(frozen=True)
 class Settings:
+    # readouts, rules and options are measured at 784-64-10 and 784-1024-1024-10 if these are among them
     networks: tuple[str, ...] = ("784-64-10", "784-800-10", "784-1024-1024-10", "784-2048-2048-2048-10")
-    batch_sizes: tuple[int, ...] = (1, 10, 32, 128, 512, 4096)
+    batch_sizes: tuple[int, ...] = (1, 10, 32, 128, 512, 4096)  # of the section of epochs
     peers: tuple[str, ...] = tuple(epochs.PEERS)  # in the section of epochs
-    sections: tuple[str, ...] = SECTIONS
+    sections: tuple[str, ...] = SECTIONS  # what is measured
     rounds: int = 9  # how often each contestant is timed; the median is reported
-    learning_rate: float = 0.01
+    learning_rate: float = 0.01  # of the section of epochs
     compare: tuple[str, ...] = ()  # an older benchmark.json, and a newer one if nothing is to be run
     tolerance: float = 1.10  # how many times its older ratio to a peer ours may take, in a comparison
     quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, the least of each other section

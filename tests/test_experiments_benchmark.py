@@ -39,7 +39,7 @@ def obvious_gradient(given):
     return flat([(delta1.T @ given.X, delta1.sum(0)), (delta2.T @ a, delta2.sum(0))])
 
 
-CONTESTANTS = ["ours", *(peer for peer in epochs.PEERS if peer != "torch.compile")]  # which takes a minute
+CONTESTANTS = ["ours", *(peer for peer in epochs.PEERS if peer != "torch.compile")]  # the same loop, long to compile
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)

@@ -134,5 +134,5 @@ def contest_rows(cell: Cell) -> list[dict[str, str]]:
             rows.append({"task": cell.name, "peer": name, "ours (ms)": milliseconds(cell.seconds[cell.first]),
                          "peer (ms)": milliseconds(seconds), "times ours": f"{cell.ratio(name):.2f}",
                          "quartiles": quartiles(cell.ratios(name))})  # fmt: skip
-    return rows + [{"task": cell.name, "peer": f"{name}: {why}", "ours (ms)": "", "peer (ms)": "", "times ours": "",
-                    "quartiles": ""} for name, why in cell.absent.items()]  # fmt: skip
+    empty = dict.fromkeys(("peer", "ours (ms)", "peer (ms)", "times ours", "quartiles"), "")
+    return rows + [{"task": f"{cell.name}, {name}: {why}", **empty} for name, why in cell.absent.items()]
