@@ -21,7 +21,7 @@ SECTION = "epochs"
 LIMIT = "products alone"
 OWN = ("ours", "bytes")
 MARKS = ("o-", "s-", "^-", "v-", "D-", "P-", "X-", "*-", ".:")  # of the peers, and of the limit
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+TICKS = (0.05, 0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200)
 PEERS = {  # the file, and what makes one in it
     "bytes": ("ours", "as_bytes"),  # ours on uint8 pictures
     "jax.grad": ("ours", "by_jax_grad"),
