@@ -24,7 +24,8 @@ class Layer(NamedTuple):
 Params = tuple[Layer, ...]
 
 # A product of so few numbers is written out as a sum: XLA then fuses it with what is around it, where the call of a
-# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time).
+# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time). So is an
+# outer product, the gradient of a batch of one, which is then never written: it goes into the update.
 TINY = 64
 
 # What the factors of products may be rounded to: the bits of its exponent and of its fraction.
@@ -126,7 +127,7 @@ class MLP:
 
 def rounded_product(A: Array, B: Array, products: str | None) -> Array:
     """`A @ B`, its factors rounded to the dtype `products` if given, its sums in A's dtype."""
-    if products is None and max(A.size, B.size) <= TINY:
+    if products is None and (max(A.size, B.size) <= TINY or B.shape[0] == 1):
         term = lambda k: jnp.outer(A[:, k], B[k]) if A.ndim == B.ndim == 2 else A[..., k] * B[k]
         return sum(map(term, range(1, B.shape[0])), term(0))
     if products is None:
