@@ -24,8 +24,8 @@ class Layer(NamedTuple):
 Params = tuple[Layer, ...]
 
 # A product of so few numbers is written out as a sum: XLA then fuses it with what is around it, where the call of a
-# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time). So is an
-# outer product, the gradient of a batch of one, which is then never written: it goes into the update.
+# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time). So is
+# an outer product, the gradient of a batch of one, which is then never written: it goes into the update.
 TINY = 64
 
 # What the factors of products may be rounded to: the bits of its exponent and of its fraction.
