@@ -13,6 +13,7 @@ from problems import tree_error
 
 import jaxmlp as jm
 from jaxmlp import training
+from jaxmlp.training.permutation import permutation
 
 NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
 
@@ -378,3 +379,13 @@ def test_bad_input_is_named_before_anything_compiles(params, settings, message):
     examples = settings.pop("examples", None)
     with pytest.raises(ValueError, match=message), jax.log_compiles(False):
         fit(params, examples, **settings)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 1625, 1626, 5000])
+def test_the_order_is_jaxs_own(m):
+    """On both sides of where one round of sorting no longer does; for keys one by one and many at once."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    own = jax.jit(jax.vmap(lambda key: permutation(key, m)))(keys)
+    expected = np.asarray([jax.random.permutation(key, m) for key in keys])
+    np.testing.assert_array_equal(own, expected)
+    assert own.dtype == jnp.int32

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
+from jaxmlp.training.permutation import permutation
 from jaxmlp.training.state import Data, Plan
 
 
@@ -54,7 +55,7 @@ def _order(plan: Plan, m: int, b: int, key: PRNGKeyArray) -> tuple[Int[Array, "n
     if plan.sampling == "replacement":
         return jax.random.randint(key, shape, 0, m), None
     missing = plan.steps * b - m
-    index = jnp.pad(jax.random.permutation(key, m), (0, missing)).reshape(shape)
+    index = jnp.pad(permutation(key, m), (0, missing)).reshape(shape)
     counted = (jnp.arange(m + missing) < m).reshape(shape)
     return index, counted if missing else None
 

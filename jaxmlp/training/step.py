@@ -19,6 +19,8 @@ from jaxmlp.training.state import Plan, Regularisation, TrainState
 
 POISSON, READOUT, AUGMENT, NOISE, DROPOUT = range(5)  # what is folded into a step's key
 
+LARGE = 2**18  # weights, a megabyte in float32
+
 Sums = dict[str, Array]
 
 
@@ -65,10 +67,19 @@ def steps(plan: Plan, state: TrainState, batches: Any, batch_of: Callable[[Any],
     if len(jax.tree.leaves(batches)) == 0 or plan.steps == 1:
         carry, sums = step(carry, jax.tree.map(lambda array: array[0], batches))
     else:
-        carry, sums = jax.lax.scan(step, carry, batches)
+        carry, sums = jax.lax.scan(step, carry, batches, unroll=2 if _read_twice(plan.net) else 1)
     params, opt_state, rule_state, average = carry
     state = state._replace(params=params, opt_state=opt_state, rule_state=rule_state, average=average)
     return state, {name: s.sum() for name, s in sums.items()}
+
+
+def _read_twice(net: MLP) -> bool:
+    """Whether a matrix that backpropagation reads again, thus not the first, is larger than a core's cache.
+
+    In a loop of single steps XLA copies such a matrix at every step, lest it be updated before it is read; of two steps
+    in one turn of the loop the first writes beside it, and nothing is copied.
+    """
+    return max((n_out * n_in for n_out, n_in in net.shapes[1:]), default=0) >= LARGE
 
 
 def _sums(plan: Plan, batch: Batch, losses: Float[Array, " b"], y_hat: Float[Array, "b k"]) -> Sums:
