@@ -28,7 +28,7 @@ def test_random_networks_pass_by_all_three_routes(problem):
     assert len(report.rows) == 5 * problem.net.depth
 
 
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(random_problems(dtypes=("float64",), hidden=SMOOTH))
 def test_smooth_networks_meet_the_notes_formula(problem):
     params, X, Y, _, weights, masks = problem.make()

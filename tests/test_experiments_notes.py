@@ -32,7 +32,6 @@ def test_relu_fits_kinks_and_tanh_a_sine(shown):
 def test_loops_and_vectors_give_one_gradient(shown):
     numbers = shown(vectorization, ["seconds", "calories"])
     assert numbers["apart"] <= 1e-14 and numbers["sums"] <= 1e-12
-    assert numbers["faster"] >= 10  # 100 where this was written
     share = 100 * np.asarray([56, 1.2, 1.8]) / 59
     assert vectorization.FOODS[0] == "apples" and share[0] == pytest.approx(94.9, abs=0.05)
 

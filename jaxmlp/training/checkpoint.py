@@ -36,7 +36,7 @@ class Checkpoints:
     def restored(self, start: TrainState) -> tuple[TrainState, Columns] | None:
         """The state and the history as they were saved last, None if nothing was; ValueError if by another run."""
         path, by_hosts = self.folder / LAST, hosts.written(self.folder)
-        hosts.check_agreed(self.mesh, [path.exists(), by_hosts], f"what is in checkpoints, {str(self.folder)!r},")
+        hosts.check_agreed(self.mesh, **{f"what is in {self.folder}": [path.exists(), by_hosts]})
         for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
             part.unlink(missing_ok=True)
         if not path.exists() and by_hosts < 0:

@@ -184,7 +184,7 @@ def fit(
     keeper = None
     if checkpoints is not None or hosts.several(mesh):
         run = described(plan, hosts.local(mesh, state), given, streamed)
-        hosts.check_agreed(mesh, [run, rounds], "the call of fit")
+        hosts.check_agreed(mesh, **run, epochs=rounds)
         keeper = None if checkpoints is None else Checkpoints(Path(checkpoints), every, run, mesh)
     one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
     if jax.process_index() > 0 and hosts.several(mesh):

@@ -37,11 +37,12 @@ def of_all(mesh: Mesh | None, values: list[int]) -> list[int]:
     return np.ravel(multihost_utils.process_allgather(np.asarray(values, np.uint32))).tolist()
 
 
-def check_agreed(mesh: Mesh | None, said: Any, what: str) -> None:
-    """ValueError on every process if `said`, of JSON, is not the same on all."""
-    marks = of_all(mesh, [zlib.crc32(json.dumps(said).encode())])
-    if len(set(marks)) > 1:
-        raise ValueError(f"{what} is not the same on all processes, here {said}; expected one call on all")
+def check_agreed(mesh: Mesh | None, **said: Any) -> None:
+    """ValueError on every process that names the first of these, of JSON, that is not the same on all."""
+    marks = of_all(mesh, [zlib.crc32(json.dumps(value).encode()) for value in said.values()])
+    for number, (name, value) in enumerate(said.items()):
+        if len(set(marks[number :: len(said)])) > 1:
+            raise ValueError(f"{name} is not the same on all processes, here {value}; expected one call on all")
 
 
 def local(mesh: Mesh | None, tree: Any) -> Any:
