@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def whole(given: Any, argument: str, least: int = 1) -> int:
     try:
         number = operator.index(given)
     except TypeError:
-        raise ValueError(f"{argument} is {given!r}, expected a whole number") from None
+        raise ValueError(f"{argument} is {reprlib.repr(given)}, expected a whole number") from None
     if number < least or isinstance(given, bool):
         raise ValueError(f"{argument} is {given}, expected at least {least}")
     return number

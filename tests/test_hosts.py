@@ -39,11 +39,13 @@ def callback(epoch, metrics):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if n > 1:
-    try:
-        fit((X[mine], Y[mine]), epochs=1, batch_size=16, input_noise=0.1 + i)
-        sys.exit("no error")
-    except ValueError as error:
-        print(error)
+    for differs in ({"input_noise": 0.1 + i}, {"batch_size": 16 * (i > 0)}, {"shares": 4 * (1 + i % 2)},
+                    {"keep": None if i else 0.9}):
+        try:
+            fit((X[mine], Y[mine]), **{"epochs": 1, "batch_size": 16} | differs)
+            sys.exit("no error")
+        except ValueError as error:
+            print(error)
     for wrong in ((X[mine][i:], Y[mine][i:]), [(X[mine], Y[mine])] * (i + 1)):  # another number of examples, of batches
         try:
             fit(wrong, epochs=1, **({"shares": 4, "batch_size": 16} if isinstance(wrong, tuple) else {}))
@@ -87,7 +89,9 @@ def test_four_processes_train_one_network_and_one_death_is_the_end_of_all(tmp_pa
     assert statuses[2] == -signal.SIGKILL and all(status not in (0, None) for status in statuses), statuses
     for i in range(4):
         said = (tmp_path / "run" / f"{i}.txt").read_text()
-        assert "input_noise is not the same on all processes" in said
+        for name in ("input_noise", "shares", "keep", "the number of examples"):
+            assert f"{name} is not the same on all processes" in said
+        assert ("batch_size is 0" if i == 0 else "the call is refused on another process") in said
         assert "the number of examples is not the same on all processes" in said and "gives other batches" in said
     wait_for(launch(tmp_path / "run", 2, devices=4, model=2))
     wait_for(launch(tmp_path / "alone", 1))

@@ -177,7 +177,7 @@ def bad(**settings):
     ("settings", "message"),
     [
         (bad(keys=KEYS[0]), r"nothing has a member axis, expected keys, or any other value"),
-        (bad(keys=3), r"keys is 3, expected a key, or one each"),
+        (bad(keys=3), r"keys is 3, expected a key, or an array of them"),
         (bad(hyper={"learning_rate": [0.1, 0.2]}), r"hyper\['learning_rate'\] has 2 members, but keys has 4"),
         (bad(hyper={"learning_rate": [0.1, 0.2, np.nan, 1]}), r"'learning_rate'\] is .*expected finite numbers"),
         (

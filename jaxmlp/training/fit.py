@@ -135,61 +135,78 @@ def fit(
 
     Raises ValueError for bad input before anything is compiled, and DivergedError. Sources: notes 002, 004.
     """
-    dtype, streamed = validate.params(net, params), not isinstance(data, tuple)
     mesh = sharding.checked(mesh, net, (sharding.DATA, sharding.MODEL))
-    if streamed:
-        _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
-                            shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
-        first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
-        held_out = options.held_out(net, validation, dtype, preprocess)
-        given = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
-    else:
-        given = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
-    sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
-    m = given.X.shape[0] * hosts.processes(mesh)
-    shares = 1 if streamed else options.shares_of(shares, mesh, len(given.X), sampling)
-    plan = Plan(
-        net=net,
-        optimizer=options.optimizer_of(optimizer, hyper),
-        batch_size=m if streamed else options.batch_size_of(batch_size, m, sampling),
-        steps=1,
-        sampling=sampling,
-        augment=options.augmented(net, augment, given.X, preprocess),
-        preprocess=preprocess,
-        rule=rules.checked(rule),
-        readout=readout,
-        accuracy=metrics.predicts_classes(net, given.Y),
-        best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
-        monitor=monitor,
-        mesh=mesh,
-        shares=shares,
-    )
-    if not streamed:
-        options.check_divides(plan.batch_size, mesh, shares, sampling)
-    rounds = options.rounds(plan, m, epochs, steps, validate_every)
-    options.check_outputs(callback, log, checkpoints)
-    options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
-    if rule_state is not None:
-        rule_state = rules.checked_state(net, rule, rule_state)
-    regularisation = options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
-    waits = jnp.asarray(-1 if patience is None else validate.whole(patience, "patience"), jnp.int32)
-    decay = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
-    decay = None if decay is None else jnp.asarray(decay, dtype)
-    every = validate.whole(checkpoint_every, "checkpoint_every")
+    streamed = not isinstance(data, tuple)
+    with hosts.refused_together(mesh):
+        dtype = validate.params(net, params)
+        if streamed:
+            _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
+                                shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
+            first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
+            held_out = options.held_out(net, validation, dtype, preprocess)
+            given = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
+        else:
+            given = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
+        sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
+        m = given.X.shape[0] * hosts.processes(mesh)
+        shares = 1 if streamed else options.shares_of(shares, mesh, len(given.X), sampling)
+        plan = Plan(
+            net=net,
+            optimizer=options.optimizer_of(optimizer, hyper),
+            batch_size=m if streamed else options.batch_size_of(batch_size, m, sampling),
+            steps=1,
+            sampling=sampling,
+            augment=options.augmented(net, augment, given.X, preprocess),
+            preprocess=preprocess,
+            rule=rules.checked(rule),
+            readout=readout,
+            accuracy=metrics.predicts_classes(net, given.Y),
+            best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
+            monitor=monitor,
+            mesh=mesh,
+            shares=shares,
+        )
+        if not streamed:
+            options.check_divides(plan.batch_size, mesh, shares, sampling)
+        rounds = options.rounds(plan, m, epochs, steps, validate_every)
+        options.check_outputs(callback, log, checkpoints)
+        options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
+        if rule_state is not None:
+            rule_state = rules.checked_state(net, rule, rule_state)
+        regularisation = options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
+        waits = jnp.asarray(-1 if patience is None else validate.whole(patience, "patience"), jnp.int32)
+        decay = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
+        decay = None if decay is None else jnp.asarray(decay, dtype)
+        every = validate.whole(checkpoint_every, "checkpoint_every")
+        key, numbers = validate.key(key), options.hyperparameters(hyper, dtype)
+    hosts.check_agreed(mesh, **_to_agree(
+        plan, m, rounds, numbers, regularisation, keep=keep, label_smoothing=label_smoothing, input_noise=input_noise,
+        average=average, rule_state=rule_state, augment=augment, preprocess=preprocess, readout=readout,
+        weights=given.weights, validation=validation, checkpoints=checkpoints,
+    ))  # fmt: skip
     placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and hosts.several(mesh)))
     if placed.weights is not None:
         placed = placed._replace(weights=placed.weights / placed.weights.mean())
-    others = (validate.key(key), options.hyperparameters(hyper, dtype), waits, rule_state, regularisation, decay)
+    others = (key, numbers, waits, rule_state, regularisation, decay)
     state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, others))
     keeper = None
     if checkpoints is not None or hosts.several(mesh):
         run = described(plan, hosts.local(mesh, state), given, streamed)
-        hosts.check_agreed(mesh, **run, epochs=rounds)
+        hosts.check_agreed(mesh, **run)
         keeper = None if checkpoints is None else Checkpoints(Path(checkpoints), every, run, mesh)
     one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
     if jax.process_index() > 0 and hosts.several(mesh):
         log, progress = None, False  # the first process tells for all
     return _run(plan, state, placed, rounds, one_epoch, keeper, log, callback, progress)
+
+
+def _to_agree(plan: Plan, m: int, rounds: list[int], hyper, regularisation, **optional: Any) -> dict[str, Any]:
+    """What decides which program several processes run together, by the names of the arguments."""
+    given = {name: "given" if value is not None else "not given" for name, value in optional.items()}
+    return {"net": repr(plan.net), "the number of examples": m, "batch_size": plan.batch_size, "shares": plan.shares,
+            "sampling": plan.sampling, "rule": plan.rule.name, "best_by": plan.best_by, "monitor": plan.monitor,
+            "epochs": rounds, "hyper": sorted(hyper), **given,
+            "penalties": [penalty.kind.name for penalty in regularisation.penalties]}  # fmt: skip
 
 
 def _run(

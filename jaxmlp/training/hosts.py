@@ -6,6 +6,8 @@ diverged) lies on all of them alike. Sources: the documentation of `jax.distribu
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ def of_all(mesh: Mesh | None, values: list[int]) -> list[int]:
     if not several(mesh):
         return values
     return np.ravel(multihost_utils.process_allgather(np.asarray(values, np.uint32))).tolist()
+
+
+@contextmanager
+def refused_together(mesh: Mesh | None) -> Iterator[None]:
+    """What one process refuses with a ValueError the others refuse with it, lest they wait for it."""
+    error = None
+    try:
+        yield
+    except ValueError as raised:
+        error = raised
+    refusing = sum(of_all(mesh, [error is not None]))
+    if error is not None:
+        raise error
+    if refusing:
+        raise ValueError("the call is refused on another process, where the error says why; expected one call on all")
 
 
 def check_agreed(mesh: Mesh | None, **said: Any) -> None:

@@ -1,6 +1,7 @@
 """What a population is given, checked: each thing is one for all members, or has a member axis in front."""
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,10 @@ def keys(given: Any, axis: Axis) -> jax.Array:
             if given.ndim:
                 axis.seen("keys", len(given))
             return given
-    raise ValueError(f"keys is {given!r}, expected a key, or one each such as jax.random.split(jax.random.key(0), 8)")
+    raise ValueError(
+        f"keys is {reprlib.repr(given)}, expected a key, or an array of them such as "
+        "jax.random.split(jax.random.key(0), 8)"
+    )
 
 
 def number(

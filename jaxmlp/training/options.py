@@ -171,7 +171,6 @@ def shares_of(given: int | None, mesh: Mesh | None, m: int, sampling: str) -> in
         raise ValueError(f"shares is {shares}, expected 1 with sampling='poisson', whose coins are tossed together")
     if shares > 1 and shares % devices:
         raise ValueError(f"shares is {shares}, expected a multiple of the {devices} devices of mesh's data axis")
-    hosts.check_agreed(mesh, **{"the number of examples": m})
     if m * processes % shares:
         raise ValueError(
             f"data has {m * processes} examples, expected a multiple of its {shares} shares: leave some out, such as "

@@ -105,6 +105,8 @@ def search(
     """
     for name in fixed:
         validate.one_of(name, FIXED, "a further argument of search")
+    if validation is None:
+        raise ValueError("validation is None, expected examples (X, Y) to choose the settings by")
     draw_key, key = jax.random.split(validate.key(key))
     names = spaces.checked(space)
     _refuse_twice(names, fixed)

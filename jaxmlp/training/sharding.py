@@ -24,7 +24,9 @@ def checked(mesh: Any, net: MLP, axes: tuple[str, ...]) -> Mesh | None:
     """`mesh`, if its axes are among `axes` and a `model` axis divides some layer."""
     if mesh is None:
         return None
-    expected = f"expected a jax.sharding.Mesh with axes among {', '.join(axes)}, such as jax.make_mesh((8,), ('data',))"
+    expected = (
+        f"expected a jax.sharding.Mesh with axes among {', '.join(axes)}, such as jax.make_mesh((8,), ({axes[0]!r},))"
+    )
     if not isinstance(mesh, Mesh):
         raise ValueError(f"mesh is {mesh!r}, {expected}")
     if not set(mesh.axis_names) <= set(axes):

@@ -79,7 +79,8 @@ def sweep(
 
     A member that diverges is marked and keeps its last good weights, one whose patience is at its end stops; the
     others go on. `members_at_once` trains that many after each other, with the same numbers, where memory is small.
-    `mesh`: members along its axis `member`, and batches and layers along `data` and `model`, as by `fit`.
+    `mesh`: of this process's devices; members along its axis `member`, batches and layers along `data` and `model`, as
+    by `fit`. A sweep is not saved on the way.
     The other arguments are those of `fit`. Raises ValueError for bad input before anything is compiled.
     """
     entrants, settings = prepared(

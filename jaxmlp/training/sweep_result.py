@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlp import validate
 from jaxmlp.training.fit import COLUMNS
 from jaxmlp.training.population import Population
 from jaxmlp.training.result import History, Result
@@ -41,9 +42,11 @@ class SweepResult:
 
     def member(self, i: int) -> Result:
         """Member i's result, as `fit` would return it; of one that diverged, with its last good weights."""
-        if not -len(self.scores) <= i < len(self.scores):
-            raise ValueError(f"member is {i}, expected 0 to {len(self.scores) - 1}")
-        i = range(len(self.scores))[i]
+        E = len(self.scores)
+        i = validate.whole(i, "member", least=-E)
+        if i >= E:
+            raise ValueError(f"member is {i}, expected 0 to {E - 1}, or -1 to {-E} from the end")
+        i = range(E)[i]
         of = lambda tree: tree[i] if isinstance(tree, list) else jax.tree.map(lambda array: array[i], tree)
         n = self.epochs[i]
         history = {name: column[:n] if column.ndim == 1 else column[:n, i] for name, column in self.history.items()}
