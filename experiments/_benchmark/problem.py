@@ -12,6 +12,8 @@ import jaxmlp as jm
 from experiments.datasets import Pictures
 
 EPOCH_SECONDS = 0.11  # about how long ours is to take on two cores
+STEPS, LONGEST = 12, 2.0  # at least so many steps, where they take no more seconds: what ours does once an epoch (it
+# looks for divergence, and keeps the weights before it) is a tenth of two steps of the widest network
 STEP_SECONDS, OPERATIONS, WEIGHTS = 8e-6, 4e11, 5e9  # the least time of a step, and what is done in a second at most
 
 
@@ -53,7 +55,7 @@ def steps_for(sizes: tuple[int, ...], batch_size: int, available: int = 60_000) 
     """How many steps make an epoch that is long enough to be timed: the same on every machine."""
     weights = sum(i * o for i, o in pairwise(sizes))
     step = max(STEP_SECONDS, 6 * batch_size * weights / OPERATIONS, weights / WEIGHTS)
-    return max(1, min(available // batch_size, max(2, round(EPOCH_SECONDS / step))))
+    return max(1, min(available // batch_size, max(2, round(EPOCH_SECONDS / step), min(STEPS, round(LONGEST / step)))))
 
 
 def posed(sizes: tuple[int, ...], batch_size: int, pictures: Pictures, rate: float, steps: int = 0) -> Problem:
