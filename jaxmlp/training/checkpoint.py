@@ -140,7 +140,7 @@ def _mark(tree: Any) -> str | None:
 def _crc(tree: Any) -> int:
     crc = 0
     for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
-        leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        leaf = jax.random.key_data(leaf) if trees.is_key(leaf) else leaf
         array = np.ascontiguousarray(np.asarray(leaf))
         crc = zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc)
         crc = zlib.crc32(array.tobytes(), crc)

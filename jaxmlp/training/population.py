@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxmlp import trees
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import TINY, Params, init
 from jaxmlp.training.epoch import Metrics, epoch
@@ -173,8 +174,7 @@ class Population:
 
     def on_host(self) -> "Population":
         """The same with the states in NumPy, which leaves the device's memory to the next population."""
-        is_key = lambda array: jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-        states = jax.tree.map(lambda array: array if is_key(array) else np.asarray(array), self.states)
+        states = jax.tree.map(lambda array: array if trees.is_key(array) else np.asarray(array), self.states)
         return replace(self, states=states)
 
     @property
