@@ -1,6 +1,7 @@
 """Lists the experiments, runs one, or all of them: `python3 -m experiments [NAME [--help]]`."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -47,4 +48,10 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

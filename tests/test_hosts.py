@@ -66,7 +66,8 @@ def launch(folder, processes, devices=1, model=1, dies=None):
     folder.mkdir(exist_ok=True)
     given = {"processes": processes, "address": f"localhost:{free_port()}", "folder": str(folder), "model": model,
              "dies": dies}  # fmt: skip
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
+    flags = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}"),
+             "JAX_PLATFORMS": "cpu",
              "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # fmt: skip
     children = []
     for i in range(processes):

@@ -115,8 +115,12 @@ RATES = {"learning_rate": [0.1, 0.2]}
             r"is a distribution, expected a list for a grid",
         ),
         (partial(search, RATES, epochs=1, trials=0), r"trials is 0, expected at least 1"),
-        (partial(search, RATES | {"nope": [1]}, epochs=1), r"hyper is .*which the optimizer's factory does not take"),
+        (partial(search, RATES | {"nope": [1]}, epochs=1), r"a name of space is 'nope', expected one of"),
         (partial(search, RATES, epochs=1, patient=3), r"argument of search is 'patient', .*did you mean 'patience'"),
+        (
+            partial(search, {"learning_rat": [0.1]}, epochs=1),
+            r"a name of space is 'learning_rat', expected one of .*did you mean 'learning_rate'",
+        ),
         (partial(search, RATES, epochs=1, hyper={"learning_rate": 1}), r"learning_rate is given and in the space"),
         (partial(search, {"l2": [0.1]}, epochs=1, penalties=jm.l1(1.0)), r"penalties are given and l2 is in the space"),
         (partial(search, {"width": [0]}, net, epochs=1), r"sizes\[1\] is 0, expected at least 1"),

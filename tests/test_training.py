@@ -116,7 +116,7 @@ def test_another_rate_or_key_does_not_compile_again(params):
     run(hyper={"learning_rate": 1}, epochs=5)
     assert (fit_module._compiled_epoch._cache_size(), fit_module._compiled_start._cache_size()) == compiled
     expected = fit(params, optimizer=optax.sgd(0.3), key=jax.random.key(9), batch_size=3, epochs=2)
-    assert tree_error(other.params, expected.params) <= 1e-6
+    assert tree_error(other.params, expected.params) <= 1e-4  # rounding: one rate is a constant there
 
 
 @loose
@@ -145,6 +145,9 @@ def test_best_on_validation_is_kept_not_the_last(params):
     result = fit(params, optimizer=optax.sgd(5.0), batch_size=2, epochs=12, validation=(X_dev, Y_dev))
     scores = result.history["validation_cost"]
     assert result.best_epoch == int(np.argmin(scores)) + 1 < 12
+    assert repr(result).startswith(f"Result(epoch={len(scores)}, cost=") and f"best_epoch={result.best_epoch}" in repr(
+        result
+    )
     assert float(jm.cost(NET, result.params, X_dev, Y_dev)) == pytest.approx(scores.min(), rel=1e-5)
     assert float(jm.cost(NET, result.last_params, X_dev, Y_dev)) == pytest.approx(scores[-1], rel=1e-5)
     by_accuracy = fit(params, optimizer=optax.sgd(5.0), batch_size=2, epochs=12, validation=(X_dev, Y_dev),
@@ -337,6 +340,10 @@ def bad(**settings):
         (bad(augment=lambda key, x: x[:2]), r"augment turns an example \(3,\) of float32 into \(2,\) of float32"),
         (bad(augment=lambda x: x), r"augment fails on a key and an example \(3,\)"),
         (bad(callback=3), r"callback is 3, expected a function"),
+        (
+            bad(callback=lambda epoch: None),
+            r"callback takes \(epoch\), expected a function of the epoch and its metrics",
+        ),
         (bad(log="."), r"log is '.', a folder"),
         (bad(checkpoints=__file__), r"checkpoints is .*test_training.py', a file, expected a folder"),
         (bad(checkpoint_every=0), r"checkpoint_every is 0, expected at least 1"),

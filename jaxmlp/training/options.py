@@ -1,5 +1,6 @@
 """What `fit` is given, checked and made arrays before anything is compiled."""
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,23 @@ def check_outputs(callback: Any, log: Any, checkpoints: Any) -> None:
     """That what a run leaves can be left, before it starts."""
     if callback is not None and not callable(callback):
         raise ValueError(f"callback is {callback!r}, expected a function of the epoch and its metrics")
+    if callback is not None:
+        _check_called(callback)
     if log is not None and Path(log).is_dir():
         raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
     if checkpoints is not None and Path(checkpoints).exists() and not Path(checkpoints).is_dir():
         raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
+
+
+def _check_called(callback: Any) -> None:
+    """That a callback takes what it will be called with, where it says what it takes."""
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(1, {})
+    except TypeError as error:
+        raise ValueError(
+            f"callback takes {signature}, expected a function of the epoch and its metrics: {error}"
+        ) from None

@@ -10,7 +10,7 @@ from jaxmlp.training.state import TrainState
 History = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `fit` returns. `history` has one array a column, one entry an epoch: see `fit`."""
 
@@ -20,6 +20,13 @@ class Result:
     best_epoch: int | None  # 1 is the first; None without validation
     stopped_early: bool  # by patience
     state: TrainState
+
+    def __repr__(self) -> str:
+        """The last epoch's numbers; arrays, which would fill pages, are left out."""
+        last = {name: column[-1] for name, column in self.history.items() if len(column)}
+        shown = [f"{name}={value:.4g}" for name, value in last.items() if np.ndim(value) == 0]
+        stopped = ", stopped early" if self.stopped_early else ""
+        return f"Result({', '.join(shown)}, best_epoch={self.best_epoch}{stopped})"
 
 
 class DivergedError(RuntimeError):

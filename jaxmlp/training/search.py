@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray
 
 from jaxmlp import validate
@@ -110,6 +111,7 @@ def search(
     draw_key, key = jax.random.split(validate.key(key))
     names = spaces.checked(space)
     _refuse_twice(names, fixed)
+    _refuse_unknown(names, net, optimizer)
     tried = spaces.grid(names) if trials is None else spaces.drawn(names, draw_key, validate.whole(trials, "trials"))
     rungs = _rungs(len(tried), epochs, budget)
     given = _Given(net, data, optimizer, validation, key, fixed)
@@ -154,6 +156,24 @@ def _refuse_twice(names: dict[str, Any], fixed: dict[str, Any]) -> None:
             raise ValueError(f"{name} is given and in the space, expected one of them")
         if name in PENALTIES and fixed.get("penalties"):
             raise ValueError(f"penalties are given and {name} is in the space, expected one of them")
+
+
+def _refuse_unknown(names: dict[str, Any], net: Any, optimizer: Any) -> None:
+    """A name that nothing takes, where the optimizer's factory says what it takes."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        taken = {}
+    else:
+        try:
+            taken = inspect.signature(optimizer).parameters
+        except (TypeError, ValueError):  # none to read: whether it takes a name shows when it is called
+            return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    of_net = () if isinstance(net, MLP) or not callable(net) else inspect.signature(net).parameters
+    for name in names:
+        validate.one_of(
+            name, tuple(dict.fromkeys((*of_net, *PENALTIES, *STRENGTHS, *SHARED, *taken))), "a name of space"
+        )
 
 
 @dataclass(frozen=True)

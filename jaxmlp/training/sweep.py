@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
-from jaxmlp.initializers import Initializer
+from jaxmlp.initializers import VARIANCES, Initializer
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
 from jaxmlp.training import hosts, members, options, sharding
@@ -132,6 +132,8 @@ def prepared(
     average, scale = optional(average, "average", above=0, below=1), optional(scale, "scale")
     waits = members.patience(patience, axis)
     drawn = isinstance(initial, str) or callable(initial)
+    if isinstance(initial, str):
+        validate.one_of(initial, tuple(VARIANCES), "initial")
     params, stacked = (None, False) if drawn else members.initial_params(distinct, initial, axis)
     X, Y = options.pair(data, "data")
     X = validate.array(X, "X")
