@@ -230,7 +230,9 @@ def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...], produc
     `products` is that of `MLP`, for the larger product.
     """
     ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
-    return tuple(
+    # In the order in which the deltas come: XLA then updates more of the weights while they are in a core's cache.
+    from_last = [
         Layer(W=rounded_product(delta.T, a, products), b=rounded_product(ones, delta, None))
-        for delta, a in zip(deltas, inputs, strict=True)
-    )
+        for delta, a in zip(deltas[::-1], inputs[::-1], strict=True)
+    ]
+    return tuple(from_last[::-1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, datasets, xor
-from experiments._benchmark import epochs, limit, populations, problem, record, startup, timing
+from experiments._benchmark import epochs, expected, limit, populations, problem, record, startup, timing
 
 PICTURES = datasets.load("mnist")
 SIZES = (784, 8, 10)
@@ -148,6 +148,27 @@ def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
     assert (to.folder / "epochs.png").exists()
     again = benchmark.Settings(compare=(str(path), str(path)))
     assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
+
+
+def timed(network, batch_size, over_limit, **ratios):
+    """A cell in which ours takes 1 s and each peer as many as are given."""
+    seconds = {name: np.full(3, ratio) for name, ratio in {"ours": 1.0, **ratios}.items()}
+    facts = {"network": network, "batch_size": batch_size, "limit_ratio": {"ours": over_limit}}
+    return timing.Cell("epochs", f"{network}, batch {batch_size}", seconds, facts=facts)
+
+
+def test_what_a_cell_falls_short_of_is_listed_beside_what_the_limit_allows():
+    """PyTorch is expected at 2 up to batch 128 alone, and the limit from there on, nearer for wide networks."""
+    small = timed("784-64-10", 32, 1.4, torch=1.9, flax=0.99, numpy=1.0)
+    large = timed("784-64-10", 512, 1.3, torch=1.9, **{"scikit-learn": 1.8, "jax.grad": 0.97})
+    wide = timed("784-1024-10", 512, 1.3, **{"scikit-learn": 2.5})
+    rows = [tuple(row.values()) for row in expected.missed([small, large, wide])]
+    assert rows == [
+        ("784-64-10, batch 32", "flax / ours", "0.99", "at least 1", "1.39"),
+        ("784-64-10, batch 32", "torch / ours", "1.90", "at least 2", "2.66"),
+        ("784-64-10, batch 512", "scikit-learn / ours", "1.80", "at least 2.5", "2.34, short too"),
+        ("784-1024-10, batch 512", "ours / limit", "1.30", "at most 1.15", "1.00"),
+    ]
 
 
 def written(path, cells):

@@ -65,9 +65,11 @@ class Batches:
         m, size, piece = self.X.shape[0], self.batch_size, math.ceil(self.buffer / PIECES)
         starts = piece * _permutation(random, math.ceil(m / piece))
         buffers = np.array_split(starts, math.ceil(len(starts) / PIECES))  # evenly: a short last one would mix little
+        held = len(buffers) == 1 and all(type(rows) is np.ndarray and rows.dtype.isnative for rows in (self.X, self.Y))
         left = None
         for number, chosen in enumerate(buffers, start=1):
-            X, Y = self._read(sorted(chosen.tolist()), piece, left)
+            # A buffer that takes all is the array itself, where this is in memory already.
+            X, Y = (self.X, self.Y) if held else self._read(sorted(chosen.tolist()), piece, left)
             order = _permutation(random, len(X))
             end = len(X) if number == len(buffers) else len(X) // size * size
             for i in range(0, end, size):

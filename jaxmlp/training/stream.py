@@ -1,11 +1,11 @@
-"""Data larger than memory: any re-iterable of batches, read ahead and copied while the device computes.
+"""Data larger than memory: any re-iterable of batches, read and copied while the device computes.
 
 Batches of one shape are put together into parts of an epoch, each one compiled scan, so that a step costs what it costs
-when all data is on the device. A second thread reads the next part meanwhile; four parts are in memory at most.
+when all data is on the device. A call of it returns before it is done, so the next part is read meanwhile; three parts
+are in memory at most.
 """
 
-import queue
-import threading
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,6 +22,7 @@ from jaxmlp.validate import Preprocess
 
 PART_BYTES = 2**23  # of a part of an epoch, unless a single batch is larger
 PART_STEPS = 64
+ALIGNED = 64  # bytes
 
 Stream = Iterable[Any]
 
@@ -58,42 +59,26 @@ def first_batch(net: MLP, data: Stream, dtype: Any, preprocess: Preprocess | Non
 def parts(
     net: MLP, data: Stream, epoch: int, dtype: Any, preprocess: Preprocess | None, mesh: Mesh | None = None
 ) -> Iterator[Batch]:
-    """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device, read ahead by one part.
+    """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device.
 
     On a mesh each batch lies along `data`, filled up with examples of weight 0 to a multiple of its devices; of several
     processes each gives its part of every batch.
     """
-    ready: queue.Queue = queue.Queue(maxsize=1)
-    given_up = threading.Event()
+    for part in _read(net, data, epoch, dtype, preprocess, mesh):
+        if (part := _agreed(mesh, part)) is None:
+            return
+        yield _placed(mesh, part)
 
-    def put(item) -> bool:
-        while not given_up.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
 
-    def read():
-        try:
-            checked = (_filled_up(_checked_batch(net, given, dtype, preprocess, number), _devices(mesh), dtype)
-                       for number, given in enumerate(at_epoch(data, epoch)))  # fmt: skip
-            for part in _stacked(checked):
-                if not put(part if hosts.several(mesh) else _placed(mesh, part)):
-                    return
-            put(None)
-        except BaseException as error:  # raised again where the batches are used
-            put(error)
-
-    thread = threading.Thread(target=read, name="jaxmlp reader", daemon=True)
-    thread.start()
+def _read(net, data, epoch, dtype, preprocess, mesh) -> Iterator[Batch | BaseException | None]:
+    """The parts, then None; an error in their place, which is raised again where all processes know of it."""
+    checked = (_filled_up(_checked_batch(net, given, dtype, preprocess, number), _devices(mesh), dtype)
+               for number, given in enumerate(at_epoch(data, epoch)))  # fmt: skip
     try:
-        while (part := _agreed(mesh, ready.get())) is not None:
-            yield _placed(mesh, part) if hosts.several(mesh) else part
-    finally:
-        given_up.set()
-        thread.join()
+        yield from _stacked(checked)
+        yield None
+    except Exception as error:
+        yield error
 
 
 def _agreed(mesh: Mesh | None, part: Batch | BaseException | None) -> Batch | None:
@@ -153,7 +138,17 @@ def _stacked(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _stack(batches: list[Batch]) -> Batch:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    return jax.tree.map(
+        lambda *each: np.stack(each, out=_aligned((len(each), *each[0].shape), each[0].dtype)), *batches
+    )
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins where XLA's do: as nothing writes to it later, a CPU takes it without another copy."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNED, np.uint8)
+    first = -room.ctypes.data % ALIGNED
+    return room[first : first + size].view(dtype).reshape(shape)
 
 
 def _checked_batch(net: MLP, given: Any, dtype: Any, preprocess: Preprocess | None, number: int) -> Batch:
