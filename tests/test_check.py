@@ -1,6 +1,9 @@
 """The checker passes what is right, and catches and names what is broken."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import hypothesis
@@ -26,6 +29,27 @@ def test_random_networks_pass_by_all_three_routes(problem):
     report = jm.check_gradients(problem.net, params, X, Y, weights=weights, masks=masks, entries=6)
     assert report.passed, f"{problem}\n{report}"
     assert len(report.rows) == 5 * problem.net.depth
+
+
+AS_USERS = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import jaxmlp as jm
+for output, loss, dtype in ("softmax", "cross_entropy", "float32"), ("identity", "squared_error", "float64"):
+    net = jm.MLP((5, 33, 70, 3), hidden=("relu", "tanh"), output=output, loss=loss)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, X = jm.init(net, keys[0], dtype=dtype), jax.random.normal(keys[1], (20, 5), dtype)
+    Y = jax.nn.softmax(jax.random.normal(keys[2], (20, 3), dtype))
+    report = jm.check_gradients(net, params, X, Y, entries=6)
+    assert report.passed, str(report)
+"""
+
+
+def test_networks_pass_as_users_compile_them():
+    """In a process of its own, with XLA as it comes: in this one most optimisations, and the newer emitters, are off."""
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", AS_USERS], env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @hypothesis.settings(max_examples=5)
