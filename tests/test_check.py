@@ -46,7 +46,7 @@ for output, loss, dtype in ("softmax", "cross_entropy", "float32"), ("identity",
 
 
 def test_networks_pass_as_users_compile_them():
-    """In a process of its own, with XLA as it comes: in this one most optimisations, and the newer emitters, are off."""
+    """In a process of its own, with XLA as it comes: in this one most optimisations and the newer emitters are off."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", AS_USERS], env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
