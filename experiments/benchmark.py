@@ -10,7 +10,7 @@ round; reported are medians and quartiles of the rounds. Ours and `jax.grad` are
 NumPy permutation; PyTorch index_select, zero_grad, backward, step; scikit-learn partial_fit; NumPy the equations.
 
 The limit of an epoch is the longer of its matrix products alone, in one compiled program, and of the bytes that it must
-move, at the speed at which this machine reads and writes as many bytes as the weights are.
+move, at the speed at which this machine reads and writes about as many bytes as the weights are (the next power of 2).
 
 Expect every peer above 1.00 times ours (`jax.grad` at 1.00, no less than 0.97: the same program against itself wavers
 by 2%), PyTorch above 2 up to batch 128, scikit-learn above 2.5, and ours at most 1.3 times the limit from batch 128 on,
@@ -61,7 +61,7 @@ class Settings:
         if self.rounds < 1 or any(not 1 <= size <= 60_000 for size in self.batch_sizes):
             raise ValueError(f"rounds and batch_sizes are {self.rounds} and {self.batch_sizes}, expected at least 1 "
                              "round, and batches of 1 to 60,000")  # fmt: skip
-        if len(self.compare) > 2 or self.tolerance <= 0:
+        if len(self.compare) > 2 or not self.tolerance > 0:
             raise ValueError(f"compare and tolerance are {self.compare} and {self.tolerance}, expected at most two "
                              "files, and a tolerance above 0")  # fmt: skip
         for network in self.networks:
@@ -79,6 +79,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     chosen = settings.checked()
     if len(chosen.compare) == 2:
         return compared(*chosen.compare, chosen.tolerance, out)
+    for path in chosen.compare:
+        record.read(path)  # before an hour is spent
     out.say(f"{__doc__}")
     kept = record.Record(out.folder / "benchmark.json", dataclasses.asdict(chosen))
     machine = kept.head["machine"]

@@ -211,6 +211,10 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, out):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"compare has .*broken.json, expected a benchmark.json"):
         record.read(str(tmp_path / "broken.json"))
+    (tmp_path / "partial.json").write_text('{"cells": [{"section": "a", "cell": "b"}]}')
+    for given in ("partial.json", "nowhere.json", "."):
+        with pytest.raises(ValueError, match=r"compare has .*, expected a benchmark.json"):
+            benchmark.run(benchmark.Settings(compare=(str(tmp_path / given),)), None)  # before anything is measured
     one, other = (written(tmp_path / f"{name}.json", {name: {"own": 1, "torch": 2}}) for name in "ab")
     given = benchmark.Settings(compare=(one, other))
     with pytest.raises(ValueError, match="have no cell in common"):

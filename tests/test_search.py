@@ -118,6 +118,10 @@ RATES = {"learning_rate": [0.1, 0.2]}
         (partial(search, RATES | {"nope": [1]}, epochs=1), r"a name of space is 'nope', expected one of"),
         (partial(search, RATES, epochs=1, patient=3), r"argument of search is 'patient', .*did you mean 'patience'"),
         (
+            partial(search, RATES, epochs=1, optimizer=optax.sgd(0.1)),
+            r"space has 'learning_rate', but optimizer is made already: expected a factory",
+        ),
+        (
             partial(search, {"learning_rat": [0.1]}, epochs=1),
             r"a name of space is 'learning_rat', expected one of .*did you mean 'learning_rate'",
         ),

@@ -90,6 +90,11 @@ def test_dropout_differs_from_batch_to_batch_and_repeats_with_the_key(params):
     assert run(jax.random.key(1)) == run(jax.random.key(1)) != run(jax.random.key(2))
 
 
+def test_labels_may_be_true_and_false(params):
+    given = [(X, Y == 1) for X, Y in batches(11)]
+    assert tree_error(fit(params, given).params, fit(params, batches(11)).params) == 0
+
+
 def test_what_goes_wrong_while_reading_is_raised(params):
     class Exhausted:
         def __init__(self):
@@ -112,6 +117,8 @@ def test_what_goes_wrong_while_reading_is_raised(params):
         fit(params, [])
     with pytest.raises(ValueError, match=r"Y of batch 1 holds the class 7, expected classes 0 to 1"):
         fit(params, [examples(), (examples()[0], np.full(22, 7))])
+    with pytest.raises(ValueError, match=r"data: X of batch 1 has 4 features, the network takes"):
+        fit(params, [examples(), (np.zeros((22, 4), np.float32), examples()[1])])
 
 
 MEMORY = """

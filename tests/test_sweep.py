@@ -198,7 +198,7 @@ def bad(**settings):
         (bad(initial=jax.vmap(lambda k: jm.init(NET, k))(KEYS[:2])), r"initial has 2 members, but keys has 4"),
         (bad(initial="hee"), r"initial is 'hee', .*did you mean 'he'"),
         (bad(net="NET"), r"net is 'NET', expected an MLP, or a list with one for each member"),
-        (bad(net=[NET, NET, NET, jm.MLP((5, 1))]), r"net has networks of \[\d, 5\] inputs, expected one number"),
+        (bad(net=[NET, NET, NET, jm.MLP((5, 1))]), r"net has networks of \[\d, 5\] inputs, expected as many in each"),
         (bad(net=[NET] * 3), r"keys has 4 members, but net has 3"),
         (bad(members_at_once=0), r"members_at_once is 0, expected at least 1"),
         (bad(epochs=0), r"epochs is 0, expected at least 1"),

@@ -342,7 +342,7 @@ def bad(**settings):
         (bad(callback=3), r"callback is 3, expected a function"),
         (
             bad(callback=lambda epoch: None),
-            r"callback takes \(epoch\), expected a function of the epoch and its metrics",
+            r"callback takes \(epoch\), expected a function of two arguments",
         ),
         (bad(log="."), r"log is '.', a folder"),
         (bad(checkpoints=__file__), r"checkpoints is .*test_training.py', a file, expected a folder"),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments._benchmark.limit import Products, bytes_seconds, limit
 from experiments._benchmark.ours import Epoch
 from experiments._benchmark.problem import Problem, posed, widths
-from experiments._benchmark.timing import Call, Cell, alternated, entered, milliseconds, quartiles
+from experiments._benchmark.timing import Call, Cell, alternated, digits, entered, milliseconds, quartiles
 from experiments.datasets import Pictures
 from experiments.output import Output
 from jaxmlp import plotting
@@ -84,7 +84,7 @@ def rows(cell: Cell) -> list[dict[str, str]]:
     for name, seconds in cell.seconds.items():
         made.append({"batch, contestant": f"{cell.facts['batch_size']}, {name}", "ms": milliseconds(seconds),
                      "quartiles": quartiles(1e3 * seconds),
-                     "us a step": f"{1e6 * np.median(seconds) / cell.facts['steps']:.3g}",
+                     "us a step": digits(1e6 * float(np.median(seconds)) / cell.facts["steps"]),
                      "times ours": f"{cell.ratio(name):.2f}", "from, to": quartiles(cell.ratios(name)),
                      "times limit": f"{cell.facts['limit_ratio'][name]:.2f}",
                      "ready (s)": f"{cell.facts['ready_seconds'][name]:.1f}"})  # fmt: skip

@@ -77,10 +77,15 @@ class Change(NamedTuple):
 
 def read(path: str) -> dict[str, dict[str, Any]]:
     """The cells of a file, by section and name."""
+    file = Path(path) / "benchmark.json" if Path(path).is_dir() else Path(path)
     try:
-        return {f"{cell['section']}: {cell['cell']}": cell for cell in json.loads(Path(path).read_text())["cells"]}
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"compare has {path}, expected a benchmark.json: {error!r}") from None
+        cells = {f"{cell['section']}: {cell['cell']}": cell for cell in json.loads(file.read_text())["cells"]}
+        positions(cells)
+    except OSError as error:
+        raise ValueError(f"compare has {path}, expected a benchmark.json: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"compare has {path}, expected a benchmark.json as the benchmark writes it: {error}") from None
+    return cells
 
 
 def positions(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str, str], float]:

@@ -118,12 +118,17 @@ def entered(makers: dict[str, Callable[[], Call]], own: tuple[str, ...] = ("ours
 
 def milliseconds(seconds: np.ndarray) -> str:
     """The median, in at least three digits."""
-    return f"{1e3 * np.median(seconds):.3g}"
+    return digits(1e3 * float(np.median(seconds)))
+
+
+def digits(value: float) -> str:
+    """At least three of them, without an exponent."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def quartiles(values: np.ndarray) -> str:
     """Such as `0.99 to 1.02`, in three digits."""
-    return "{:.3g} to {:.3g}".format(*np.percentile(values, [25, 75]))
+    return " to ".join(digits(float(value)) for value in np.percentile(values, [25, 75]))
 
 
 def contest_rows(cell: Cell) -> list[dict[str, str]]:

@@ -128,7 +128,7 @@ def nets(given: Any) -> tuple[MLP, ...]:
     if not each or not all(isinstance(net, MLP) for net in each):
         raise ValueError(f"net is {given!r}, expected an MLP, or a list with one for each member")
     if len(widths := sorted({net.sizes[0] for net in each})) > 1:
-        raise ValueError(f"net has networks of {widths} inputs, expected one number: they see the same examples")
+        raise ValueError(f"net has networks of {widths} inputs, expected as many in each: they see the same examples")
     return each
 
 

@@ -241,7 +241,7 @@ def _check_called(callback: Any) -> None:
         return
     try:
         signature.bind(1, {})
-    except TypeError as error:
+    except TypeError:
         raise ValueError(
-            f"callback takes {signature}, expected a function of the epoch and its metrics: {error}"
+            f"callback takes {signature}, expected a function of two arguments, the epoch and its metrics"
         ) from None

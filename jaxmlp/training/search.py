@@ -170,10 +170,14 @@ def _refuse_unknown(names: dict[str, Any], net: Any, optimizer: Any) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     of_net = () if isinstance(net, MLP) or not callable(net) else inspect.signature(net).parameters
+    known = tuple(dict.fromkeys((*of_net, *PENALTIES, *STRENGTHS, *SHARED, *taken)))
     for name in names:
-        validate.one_of(
-            name, tuple(dict.fromkeys((*of_net, *PENALTIES, *STRENGTHS, *SHARED, *taken))), "a name of space"
-        )
+        if name not in known and isinstance(optimizer, optax.GradientTransformation):
+            raise ValueError(
+                f"space has {name!r}, but optimizer is made already: expected a factory such as optax.sgd, or one of "
+                f"{', '.join(map(repr, known))}"
+            )
+        validate.one_of(name, known, "a name of space")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def at_epoch(data: Stream, epoch: int) -> Iterator[Any]:
 def first_batch(net: MLP, data: Stream, dtype: Any, preprocess: Preprocess | None, mesh: Mesh | None) -> Batch:
     """The first batch, for what must be known before the first step."""
     for given in at_epoch(data, 0):
-        return _filled_up(_checked_batch(net, given, dtype, preprocess, 0), _devices(mesh), dtype)
+        return _filled_up(_checked_batch(net, given, dtype, preprocess, 0, set()), _devices(mesh), dtype)
     raise ValueError("data gives no batches, expected at least one (X, Y)")
 
 
@@ -72,7 +72,8 @@ def parts(
 
 def _read(net, data, epoch, dtype, preprocess, mesh) -> Iterator[Batch | BaseException | None]:
     """The parts, then None; an error in their place, which is raised again where all processes know of it."""
-    checked = (_filled_up(_checked_batch(net, given, dtype, preprocess, number), _devices(mesh), dtype)
+    seen: set = set()
+    checked = (_filled_up(_checked_batch(net, given, dtype, preprocess, number, seen), _devices(mesh), dtype)
                for number, given in enumerate(at_epoch(data, epoch)))  # fmt: skip
     try:
         yield from _stacked(checked)
@@ -83,7 +84,10 @@ def _read(net, data, epoch, dtype, preprocess, mesh) -> Iterator[Batch | BaseExc
 
 def _agreed(mesh: Mesh | None, part: Batch | BaseException | None) -> Batch | None:
     """A part that is of the same form on all processes; an error on one of them is one on all."""
-    form = repr(part) if isinstance(part, BaseException) else str([(a.shape, a.dtype) for a in jax.tree.leaves(part)])
+    if isinstance(part, BaseException) or part is None:
+        form = repr(part)
+    else:
+        form = str([(a.shape, a.dtype) for a in jax.tree.leaves(part)] + [np.asarray(part.count).tolist()])
     if not hosts.several(mesh) and not isinstance(part, BaseException):
         return part
     marks = hosts.of_all(mesh, [zlib.crc32(form.encode())])
@@ -151,24 +155,29 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return room[first : first + size].view(dtype).reshape(shape)
 
 
-def _checked_batch(net: MLP, given: Any, dtype: Any, preprocess: Preprocess | None, number: int) -> Batch:
-    """One batch in NumPy arrays; any weights count as they are, those of an ordinary example being 1."""
+def _checked_batch(net: MLP, given: Any, dtype: Any, preprocess: Preprocess | None, number: int, seen: set) -> Batch:
+    """One batch in NumPy arrays; any weights count as they are, those of an ordinary example being 1.
+
+    `seen` keeps the form of each example that has been checked in full.
+    """
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         kind = f"{len(given)} things" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"data: batch {number} is {kind}, expected (X, Y) or (X, Y, weights); arrays go into a tuple")
     X, Y, *weights = (np.asarray(array) for array in given)
-    if number == 0 or not _plainly_fine(net, X, Y, dtype, preprocess):
+    Y = Y.astype(np.uint8) if Y.dtype == bool else Y
+    form = X.shape[1:], X.dtype
+    if form not in seen or not _plainly_fine(net, X, Y):
         validate.inputs(net, X, dtype, preprocess, name=f"data: X of batch {number}")
         validate.targets(net, Y, len(X), name=f"data: Y of batch {number}")
+        seen.add(form)
     if not weights:
         return Batch(X, Y)  # pyright: ignore[reportArgumentType]
     w = validate.example_weights(weights[0], len(X), dtype, name=f"data: weights of batch {number}")
     return Batch(X, Y, np.asarray(w), np.asarray(len(X), dtype))  # pyright: ignore[reportArgumentType]
 
 
-def _plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray, dtype: Any, preprocess: Preprocess | None) -> bool:
+def _plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray) -> bool:
     """The checks of most batches, in NumPy: a device's answer to each would take longer than a step."""
-    inputs = X.dtype == np.uint8 if preprocess is not None else X.shape[1:] == net.sizes[:1] and X.dtype == dtype
-    inputs = inputs and X.ndim > 1 and len(X) > 0 and (X.dtype.kind != "f" or bool(np.isfinite(X).all()))
+    inputs = len(X) > 0 and (X.dtype.kind != "f" or bool(np.isfinite(X).all()))
     classes = Y.dtype.kind in "iu" and Y.shape == X.shape[:1] and net.loss.targets == "distribution"
     return inputs and classes and int(Y.min()) >= 0 and int(Y.max()) < net.sizes[-1]
