@@ -35,17 +35,15 @@ AS_USERS = """
 import jax
 jax.config.update("jax_enable_x64", True)
 import jaxmlp as jm
-for output, loss, dtype in ("softmax", "cross_entropy", "float32"), ("identity", "squared_error", "float64"):
-    net = jm.MLP((5, 33, 70, 3), hidden=("relu", "tanh"), output=output, loss=loss)
-    keys = jax.random.split(jax.random.key(0), 3)
-    params, X = jm.init(net, keys[0], dtype=dtype), jax.random.normal(keys[1], (20, 5), dtype)
-    Y = jax.nn.softmax(jax.random.normal(keys[2], (20, 3), dtype))
-    report = jm.check_gradients(net, params, X, Y, entries=6)
-    assert report.passed, str(report)
+net = jm.MLP((5, 33, 70, 3), hidden=("relu", "tanh"), output="softmax", loss="cross_entropy")
+keys = jax.random.split(jax.random.key(0), 3)
+params, X = jm.init(net, keys[0]), jax.random.normal(keys[1], (20, 5))
+report = jm.check_gradients(net, params, X, jax.random.randint(keys[2], (20,), 0, 3), entries=6)
+assert report.passed, str(report)
 """
 
 
-def test_networks_pass_as_users_compile_them():
+def test_a_network_passes_as_users_compile_it():
     """In a process of its own, with XLA as it comes: in this one most optimisations and the newer emitters are off."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", AS_USERS], env=plain, capture_output=True, text=True)
