@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from experiments._benchmark.problem import widths
 from experiments._benchmark.timing import Cell
 
 AT_LEAST = {"jax.grad": 0.97, "equinox": 1.0, "flax": 1.0, "torch": 1.0, "torch.compile": 1.0, "scikit-learn": 2.5,
@@ -19,8 +20,7 @@ def most(cell: Cell) -> float | None:
     """How many times the limit ours may take; None where nothing is expected."""
     if cell.facts["batch_size"] < LARGE:
         return None
-    widest = max(int(width) for width in cell.facts["network"].split("-")[1:])
-    return OVER_LIMIT_WIDE if widest >= WIDE else OVER_LIMIT
+    return OVER_LIMIT_WIDE if max(widths(cell.facts["network"])[1:]) >= WIDE else OVER_LIMIT
 
 
 def missed(cells: list[Cell]) -> list[dict[str, str]]:
