@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp import validate
+from jaxmlp import trees, validate
 from jaxmlp.network import MLP, Params
 from jaxmlp.training import options, penalties
 from jaxmlp.training.penalties import Penalty
@@ -45,7 +45,7 @@ def keys(given: Any, axis: Axis) -> jax.Array:
     if isinstance(given, jax.Array):
         if given.dtype == jnp.uint32 and given.ndim in (1, 2):
             given = jax.random.wrap_key_data(given)
-        if jnp.issubdtype(given.dtype, jax.dtypes.prng_key) and given.ndim <= 1:
+        if trees.is_key(given) and given.ndim <= 1:
             if given.ndim:
                 axis.seen("keys", len(given))
             return given
@@ -113,7 +113,7 @@ def spread(tree: Any, members: int, dtype: Any) -> Any:
     """Every number of `tree` as one for each member, floating-point ones of `dtype`."""
 
     def one(values: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(values.dtype, jax.dtypes.prng_key):
+        if not trees.is_key(values):
             values = values.astype(dtype)
         if values.ndim == 2:
             return jnp.broadcast_to(values, (members, values.shape[1]))
