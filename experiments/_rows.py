@@ -41,26 +41,26 @@ ROWS = (
     _row(1, "Layers, notation, shapes", """
         z^{l} = W^{l} a^{l−1} + b^{l},  a^{l} = f_{l}(z^{l}),  a^{0} = x
         W^{l} is n_{l} × n_{l−1}; transposed, a = f(Wᵀx + b) gives the same numbers""",
-        "network.py::MLP forward.py::forward",
+        "network.py::MLP _forward.py::forward",
         "network.py::test_shapes_of_the_notes_networks "
         "forward.py::test_both_orientations_of_the_notes_give_the_same_numbers"),
     _row(2, "Squared error, sigmoid, the delta recursion, SGD", """
         L = ½ (ŷ − y)²
         δ^{K} = ∂L/∂z^{K},  δ^{l} = f_{l}′(z^{l}) ⊙ (W^{l+1})ᵀ δ^{l+1}
         ∂L/∂W^{l} = δ^{l} (a^{l−1})ᵀ,  ∂L/∂b^{l} = δ^{l},  W ← W − η ∂L/∂W""",
-        "backward.py::backward readouts.py::mean_gradient",
+        "_backward.py::backward readouts.py::mean_gradient",
         "backward.py::test_gradient_equals_autodiff_of_the_obvious_cost "
         "backward.py::test_gradient_equals_autodiff_on_random_networks"),
     _row(3, "K layers, an activation each; the written-out 2-2-1 case", """
         δ^{1} = f_{1}′(z^{1}) ⊙ (W^{2})ᵀ (f_{2}′(z^{2}) ∂L/∂ŷ)
         w_{48}^{[5]} joins unit 8 of layer 4 to unit 4 of layer 5""",
-        "network.py::MLP backward.py::backward",
+        "network.py::MLP _backward.py::backward",
         "backward.py::test_the_closed_two_layer_formulas backward.py::test_delta_has_as_many_entries_as_w_has_rows "
         "network.py::test_a_weights_indices_name_the_units_it_joins"),
     _row(4, "Softmax output with cross-entropy, path by path", """
         ∂a_{i}/∂z_{j} = a_{i} (1[i = j] − a_{j}),  δ^{K} = ŷ − y
         ∂L/∂w = Σ over the paths from w to L of the product of the factors along the path""",
-        "losses.py::cross_entropy activations.py::Softmax backward.py::output_delta",
+        "losses.py::cross_entropy activations.py::Softmax _backward.py::output_delta",
         "activations.py::test_softmax_jacobian_is_that_of_the_notes "
         "backward.py::test_softmax_with_the_second_of_four_classes_true "
         "backward.py::test_the_sum_over_all_paths_is_the_recursions_entry"),
@@ -78,7 +78,7 @@ ROWS = (
         "activations.py::test_derivative_equals_autodiff activations.py::test_never_overflows_and_keeps_the_dtype"),
     _row(8, "Logistic regression: two loops, one, none", """
         ∂J/∂w = (1/m) Σ_{i} (a_{i} − y_{i}) x_{i} = (1/m) Xᵀ(a − y),  ∂J/∂b = (1/m) Σ_{i} (a_{i} − y_{i})""",
-        "backward.py::value_and_grad", "experiments_notes.py::test_loops_and_vectors_give_one_gradient"),
+        "_backward.py::value_and_grad", "experiments_notes.py::test_loops_and_vectors_give_one_gradient"),
     _row(9, "Broadcasting: shares of calories", """
         share_{ij} = 100 A_{ij} / Σ_{k} A_{kj};  the shares in each column sum to 100""",
         "data/scaling.py::Standard",
@@ -86,12 +86,12 @@ ROWS = (
     _row(10, "XOR: not by a perceptron, but by 2-3-1", """
         2w_{0} + w_{1} + w_{2} ≥ 0 and 2w_{0} + w_{1} + w_{2} < 0: no perceptron
         ŷ = σ(W^{2} σ(W^{1} x + b^{1}) + b^{2})""",
-        "training/epoch.py::epoch network.py::MLP",
+        "training/_epoch.py::epoch network.py::MLP",
         "experiments.py::test_xor_is_solved_by_a_hidden_layer_and_never_by_a_perceptron"),
     _row(11, "MNIST by 784-64-10 and 784-10-10", """
         ŷ = softmax(W^{2} relu(W^{1} x + b^{1}) + b^{2}),  W^{1}: 64 × 784,  W^{2}: 10 × 64
         δ^{2} = ŷ − y,  δ^{1} = relu′(z^{1}) ⊙ (W^{2})ᵀ δ^{2}""",
-        "training/fit.py::fit data/idx.py::read_idx",
+        "training/_fit.py::fit data/idx.py::read_idx",
         "experiments.py::test_mnist_reaches_97_percent_in_a_few_epochs"),
     _row(12, "Demand prediction and house prices", """
         a^{1} = f(W^{1} x + b^{1}): affordability, awareness, perceived quality;  ŷ = σ(w · a^{1} + b)""",
@@ -108,7 +108,7 @@ ROWS = (
         "training/monitors.py::saturated", "experiments_notes.py::test_large_weights_saturate_and_learn_slowly"),
     _row(15, "Vanishing and exploding gradients", """
         δ^{1} = D^{1} (W^{2})ᵀ D^{2} (W^{3})ᵀ … δ^{K},  D^{l} = diag f_{l}′(z^{l}): a product of K factors""",
-        "backward.py::backward readouts.py::delta_norms",
+        "_backward.py::backward readouts.py::delta_norms",
         "experiments_notes.py::test_gradients_vanish_or_explode_as_the_factors_say"),
     _row(16, "Gradient checking", """
         g(θ) ≈ (J(θ + ε) − J(θ − ε)) / 2ε,  error = ‖a − b‖ / (‖a‖ + ‖b‖)""",
@@ -118,11 +118,11 @@ ROWS = (
     _row(17, "L2 and L1 regularisation", """
         J + (λ/2m) Σ_{l} ‖W^{l}‖²: gradient + (λ/m) W^{l};  w ← w − η (v + λw)
         J + s Σ_{l} Σ |W^{l}|: gradient + s sign(W^{l})""",
-        "training/penalties.py::l2 training/penalties.py::l1",
+        "training/regularization.py::l2 training/regularization.py::l1",
         "regularisation.py::test_the_whole_cost_equals_autodiff regularisation.py::test_the_notes_forms_of_l2"),
     _row(18, "Dropout", """
         a^{l} ⊙ mask / p,  mask ~ Bernoulli(p), the same mask backwards;  E[mask / p] = 1""",
-        "training/dropout.py::dropout_masks",
+        "training/regularization.py::dropout_masks",
         "regularisation.py::test_dropout_masks_keep_their_share_and_the_mean "
         "regularisation.py::test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation"),
     _row(19, "Normalised inputs", """
@@ -141,13 +141,13 @@ ROWS = (
         "experiments_recipe.py::test_the_recipe_finds_bias_then_mismatch_on_digits"),
     _row(22, "Batch, mini-batch and stochastic descent", """
         W ← W − η (1/b) Σ_{i in batch} δ_{i} a_{i}ᵀ,  b = 1, 64 … 512, or m""",
-        "training/batches.py::draws training/step.py::steps",
+        "training/sampling.py::draws training/step.py::steps",
         "training.py::test_the_full_batch_is_one_step_of_the_mean_gradient "
         "training.py::test_an_epoch_takes_every_example_once_the_ragged_last_batch_included "
         "experiments_recipe.py::test_full_batch_and_size_1_are_the_notes_rules_and_noise_falls_as_foretold"),
     _row(23, "SGD over T steps, the best weights on validation", """
         for t = 1 … T: draw i with replacement;  w ← w − η_{t} (∂L_{i}/∂w + λw);  return the w that validated best""",
-        "training/fit.py::fit",
+        "training/_fit.py::fit",
         "training.py::test_steps_with_replacement_return_the_best_not_the_last "
         "training.py::test_replacement_draws_some_examples_twice_and_follows_the_draws"),
     _row(24, "Exponentially weighted averages; momentum, RMSprop, Adam", """
@@ -156,7 +156,7 @@ ROWS = (
         "experiments_notes.py::test_averages_and_the_optimisers_built_on_them"),
     _row(25, "Hyperparameters, chosen on the dev set", """
         rate, steps, layers, units, activation: the settings with the least error on the dev set""",
-        "training/fit.py::fit",
+        "training/_fit.py::fit",
         "training.py::test_another_rate_or_key_does_not_compile_again "
         "training.py::test_a_population_is_a_vmap_of_the_epoch"),
     _row(26, "z as a linear function of the weights", """
@@ -164,18 +164,18 @@ ROWS = (
         "readouts.py::weight_jacobian", "readouts.py::test_weight_jacobian_ties_the_weights_to_the_recursion"),
     _row(27, "The tail of the network as a loss", """
         ℓ_{t}(o_{t}) = ℓ_{t+1}(o_{t+1}) = … = loss,  δ^{l} = ∂ℓ_{l}/∂z^{l}""",
-        "forward.py::tail_loss",
+        "_forward.py::tail_loss",
         "forward.py::test_the_tail_is_the_same_loss_at_every_layer "
         "backward.py::test_deltas_are_the_gradients_of_the_tail"),
     _row(28, "Circuits, gate by gate", """
         f = (x + y) z at (−2, 5, −4): q = 3, f = −12, gradients (−4, −4, 3)
         ∂f/∂in = (∂out/∂in) (∂f/∂out): local gradient times upstream gradient""",
-        "circuit.py::circuit drawing.py::draw_circuit",
+        "_circuit.py::circuit circuit_drawing.py::draw_circuit",
         "circuit.py::test_the_notes_example circuit.py::test_each_gate_equals_autodiff "
         "circuit.py::test_random_compositions_equal_autodiff"),
     _row(29, "Forward and backward flow, in pictures", """
         forward: a in the units, W on the edges;  backward: δ in the units, ∂L/∂W on the edges""",
-        "forward.py::forward backward.py::backward",
+        "_forward.py::forward _backward.py::backward",
         "experiments_circuits.py::test_the_flow_along_paths_equals_the_recursion"),
     _row(30, "Deep against shallow: parity", """
         x_{1} ⊕ x_{2} ⊕ … ⊕ x_{n}: a tree log_{2} n deep, or one layer of 2^{n−1} AND gates""",

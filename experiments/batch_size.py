@@ -22,8 +22,8 @@ from experiments.output import Output
 from jaxmlp import plotting, training
 from jaxmlp.check import error
 from jaxmlp.data import scale_pixels
-from jaxmlp.training.batches import draws
-from jaxmlp.training.epoch import epoch_key
+from jaxmlp.training._epoch import epoch_key
+from jaxmlp.training.sampling import draws
 
 RATES = {1: 0.02, 10: 0.2, 64: 0.6, 512: 1.0}  # each the best of three: itself, about a half, about a fifth
 FULL_RATE = 0.5  # of 0.2, 0.5 and 1

@@ -16,11 +16,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
 from jaxmlp import readouts, rules, validate
-from jaxmlp.alignment import angles, norm_ratios
-from jaxmlp.backward import backprop, output_delta, value_and_grad
-from jaxmlp.backward import backward as recursion
-from jaxmlp.disagreement import looks_like
-from jaxmlp.forward import Masks, batch, cost, forward, tail_loss
+from jaxmlp._backward import backprop, output_delta, value_and_grad
+from jaxmlp._backward import backward as recursion
+from jaxmlp._forward import Masks, batch, cost, forward, tail_loss
+from jaxmlp.angles import angles, norm_ratios
+from jaxmlp.gradient_mistakes import looks_like
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.rules import Rule
 from jaxmlp.validate import Given, Preprocess

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from jaxmlp import rules, validate
-from jaxmlp.backward import backprop
-from jaxmlp.forward import Masks, batch
+from jaxmlp._backward import backprop
+from jaxmlp._forward import Masks, batch
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
 from jaxmlp.validate import Given, Preprocess

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from jaxmlp import validate
-from jaxmlp.backward import backward, output_delta
-from jaxmlp.forward import Tape, batch, forward, network_input
+from jaxmlp._backward import backward, output_delta
+from jaxmlp._forward import Tape, batch, forward, network_input
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.readouts import _mean_of_products
 from jaxmlp.validate import Given, Preprocess

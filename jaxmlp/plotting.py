@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxmlp.forward import predict
+from jaxmlp._forward import predict
 from jaxmlp.network import MLP, Params
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # The rooms behind the doors: a door itself takes whatever can become an array, and refuses by a ValueError.
-CHECKED = ("activations", "losses", "readouts", "training.epoch", "training.start", "training.state")
+CHECKED = ("activations", "losses", "readouts", "training._epoch", "training.state")
 install_import_hook([f"jaxmlp.{room}" for room in CHECKED], "typechecker.check")
 
 hypothesis.settings.register_profile(

@@ -12,7 +12,7 @@ from hypothesis import given
 from problems import TABLE, tree_error
 
 import jaxmlp as jm
-from jaxmlp.circuit import GATES
+from jaxmlp._circuit import GATES
 
 
 @pytest.fixture(autouse=True)

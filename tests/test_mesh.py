@@ -11,7 +11,7 @@ from problems import tree_error
 
 import jaxmlp as jm
 from jaxmlp import training
-from jaxmlp.training.batches import draws, gather
+from jaxmlp.training.sampling import draws, gather
 from jaxmlp.training.sharding import placed_data
 
 NET = jm.MLP((6, 16, 8, 2), hidden="tanh", output="softmax", loss="cross_entropy")

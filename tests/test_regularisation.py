@@ -195,7 +195,7 @@ def test_an_augmented_example_is_what_the_network_sees(params):
 def test_another_strength_does_not_compile_again(params):
     import importlib
 
-    compiled = importlib.import_module("jaxmlp.training.fit")._compiled_epoch
+    compiled = importlib.import_module("jaxmlp.training._fit")._compiled_epoch
     strengths = lambda s: dict(penalties=(jm.l2(s), jm.max_norm(1 + s)), keep=1 - s, label_smoothing=s, input_noise=s,
                                average=s, batch_size=5)  # fmt: skip
     first = run(params, **strengths(0.1))

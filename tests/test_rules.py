@@ -58,7 +58,7 @@ def test_backprops_angle_is_0_and_only_the_output_layer_of_another_rule_agrees()
 
 
 def test_angles_are_accurate_near_0_and_at_180():
-    from jaxmlp.alignment import angle
+    from jaxmlp.angles import angle
 
     u = jnp.asarray([1.0, 0.0])
     for degrees in (1e-10, 1e-3, 45, 90, 179.999, 180):

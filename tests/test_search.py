@@ -11,9 +11,9 @@ import scipy.stats
 from problems import tree_error
 
 import jaxmlp as jm
-from jaxmlp.training import space
+from jaxmlp.training import search_space as space
 
-door = importlib.import_module("jaxmlp.training.search")  # the function has its name
+door = importlib.import_module("jaxmlp.training._search")  # the function has its name
 
 
 @pytest.fixture(scope="module", autouse=True)

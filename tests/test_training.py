@@ -13,7 +13,7 @@ from problems import tree_error
 
 import jaxmlp as jm
 from jaxmlp import training
-from jaxmlp.training.permutation import permutation
+from jaxmlp.training.sampling import permutation
 
 NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
 
@@ -107,7 +107,7 @@ def test_nothing_the_caller_passed_is_donated(params):
 
 
 def test_another_rate_or_key_does_not_compile_again(params):
-    fit_module = importlib.import_module("jaxmlp.training.fit")
+    fit_module = importlib.import_module("jaxmlp.training._fit")
 
     run = partial(fit, params, optimizer=optax.sgd, batch_size=3, epochs=2)
     run(hyper={"learning_rate": 0.1})
@@ -165,7 +165,7 @@ def test_patience_ends_the_run(params):
 
 
 def test_a_validation_set_larger_than_one_chunk_is_scored_whole(params, monkeypatch):
-    epoch_module = importlib.import_module("jaxmlp.training.epoch")
+    epoch_module = importlib.import_module("jaxmlp.training._epoch")
 
     monkeypatch.setattr(epoch_module, "EVALUATED_AT_ONCE", 8)
     X_dev, Y_dev = data(21, seed=5)

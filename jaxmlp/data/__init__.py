@@ -2,11 +2,11 @@
 
 from jaxmlp.data.augment import elastic as elastic
 from jaxmlp.data.augment import shifts as shifts
-from jaxmlp.data.batches import Batches as Batches
 from jaxmlp.data.csv import Table as Table
 from jaxmlp.data.csv import read_csv as read_csv
 from jaxmlp.data.folds import folds as folds
 from jaxmlp.data.idx import read_idx as read_idx
+from jaxmlp.data.loader import Batches as Batches
 from jaxmlp.data.scaling import Standard as Standard
 from jaxmlp.data.scaling import scale_pixels as scale_pixels
 from jaxmlp.data.scaling import standardise as standardise

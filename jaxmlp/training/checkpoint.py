@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmlp import files, trees
-from jaxmlp.training import hosts
+from jaxmlp.training import processes
 from jaxmlp.training.sharding import placed_like
 from jaxmlp.training.state import Data, Plan, TrainState
 
@@ -35,14 +35,14 @@ class Checkpoints:
 
     def restored(self, start: TrainState) -> tuple[TrainState, Columns] | None:
         """The state and the history as they were saved last, None if nothing was; ValueError if by another run."""
-        path, by_hosts = self.folder / LAST, hosts.written(self.folder)
-        hosts.check_agreed(self.mesh, **{f"what is in {self.folder}": [path.exists(), by_hosts]})
+        path, by_hosts = self.folder / LAST, processes.written(self.folder)
+        processes.check_agreed(self.mesh, **{f"what is in {self.folder}": [path.exists(), by_hosts]})
         for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
             part.unlink(missing_ok=True)
         if not path.exists() and by_hosts < 0:
             return None
         about: dict[str, Any] = files.read(path, "tree")[1]["about"] if path.exists() else {"done": -1}
-        newest, where = (about, path) if about["done"] >= by_hosts else hosts.read_about(self.folder)
+        newest, where = (about, path) if about["done"] >= by_hosts else processes.read_about(self.folder)
         for name, value in self.run.items():
             if (saved := newest["run"].get(name)) != value:
                 raise ValueError(
@@ -50,16 +50,16 @@ class Checkpoints:
                     "arguments, or another folder"
                 )
         if newest is not about:
-            return hosts.read(self.folder, start), newest["history"]
+            return processes.read(self.folder, start), newest["history"]
         return placed_like(self.mesh, start, trees.read_tree(path, start)[0]), about["history"]
 
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
         """Writes what is due after `done` epochs; `last`: of the run."""
         about = {"run": self.run, "done": done, "history": columns}
         due = last or done % self.every == 0
-        if hosts.several(self.mesh):
+        if processes.several(self.mesh):
             if due:
-                hosts.write(self.folder, done, state, about)
+                processes.write(self.folder, done, state, about)
             return
         if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
             trees.write_tree(self._made() / BEST, state, about)
@@ -79,7 +79,7 @@ def described(plan: Plan, state: TrainState, data: Data, streamed: bool) -> dict
     numbers = lambda array: None if array is None else np.asarray(array).tolist()
     preprocessed = lambda x: None if plan.preprocess is None else plan.preprocess(x)
     augmented = lambda x: None if plan.augment is None else plan.augment(jax.random.key(0), x)
-    first = lambda made: None if made is None else f"{hosts.of_all(plan.mesh, [_crc(made)])[0]:08x}"
+    first = lambda made: None if made is None else f"{processes.of_all(plan.mesh, [_crc(made)])[0]:08x}"
     whole = lambda array: str(((plan.batch_size, *array.shape[1:]), array.dtype))
     marks = {
         "network": repr(plan.net),
@@ -128,8 +128,8 @@ def _marks(plan: Plan, array: Any) -> str | None:
     """Of examples a checksum a share, those of all processes."""
     if array is None or plan.shares == 1:
         return _mark(array)
-    shares = np.split(np.asarray(array), plan.shares // hosts.processes(plan.mesh))
-    return " ".join(f"{crc:08x}" for crc in hosts.of_all(plan.mesh, [_crc(share) for share in shares]))
+    shares = np.split(np.asarray(array), plan.shares // processes.count(plan.mesh))
+    return " ".join(f"{crc:08x}" for crc in processes.of_all(plan.mesh, [_crc(share) for share in shares]))
 
 
 def _mark(tree: Any) -> str | None:

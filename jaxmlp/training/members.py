@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxmlp import trees, validate
 from jaxmlp.network import MLP, Params
-from jaxmlp.training import options, penalties
-from jaxmlp.training.penalties import Penalty
+from jaxmlp.training import regularization, settings
+from jaxmlp.training.regularization import Penalty
 from jaxmlp.training.state import Data, Regularisation
 
 
@@ -91,13 +91,13 @@ def hyper(given: Mapping[str, Any] | None, axis: Axis) -> dict[str, jax.Array]:
 
 def regularisation(nets: list[MLP], given_penalties, keep, label_smoothing, input_noise, axis: Axis) -> Regularisation:
     """Strengths, of which each is `()`, `(E,)`, or for some layer by layer `(1, K)` or `(E, K)`."""
-    each = penalties.several(given_penalties)
+    each = regularization.several(given_penalties)
     each = tuple(Penalty(p.kind, number(p.strength, p.kind.name, axis, layers=True)) for p in each)
     if keep is not None:
         keep = number(keep, "keep", axis, above=0, at_most=1, layers=True)
     if label_smoothing is not None:
         for net in nets:
-            options.check_smoothed(net)
+            settings.check_smoothed(net)
         label_smoothing = number(label_smoothing, "label_smoothing", axis, least=0, at_most=1)
     if input_noise is not None:
         input_noise = number(input_noise, "input_noise", axis, least=0)
@@ -150,7 +150,7 @@ def dtype_of(params: Params | None, X: Any, preprocess: Any) -> Any:
     return given if preprocess is None and jnp.issubdtype(given, jnp.floating) else jnp.result_type(float)
 
 
-def settings(axis: Axis, nets, hyper, regularisation: Regularisation, average, scale, patience) -> dict[str, Any]:
+def differing(axis: Axis, nets, hyper, regularisation: Regularisation, average, scale, patience) -> dict[str, Any]:
     """What differs between the members, by its name in the table."""
     numbers = {
         **hyper,
@@ -197,7 +197,7 @@ def _has_axis(net: MLP, Y: jax.Array, m: tuple[int, ...]) -> bool:
 
 def _examples(net: MLP, given: Any, dtype: Any, preprocess: Any, axis: Axis, name: str) -> tuple[tuple, tuple]:
     """`X`, `Y` and weights as arrays, and where each has its member axis; `name` is "" or such as "validation "."""
-    X, Y, weights = options.weighted(given, name.strip() or "data")
+    X, Y, weights = settings.weighted(given, name.strip() or "data")
     X = validate.inputs(net, X, dtype, preprocess, name=f"{name}X")
     m, Y = X.shape[0], validate.array(Y, f"{name}Y")
     axis_Y = axis_weights = None

@@ -9,11 +9,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxmlp._backward import backprop
 from jaxmlp.activations import Activation
-from jaxmlp.backward import backprop
 from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
-from jaxmlp.training.start import FIRST_EXAMPLES
-from jaxmlp.training.state import Data, Plan, TrainState
+from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
 
 NEAR = 0.05  # a unit is saturated within this part of its range from either end
 

@@ -14,9 +14,8 @@ from jaxtyping import Array, PRNGKeyArray
 from jaxmlp import trees
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import TINY, Params, init
-from jaxmlp.training.epoch import Metrics, epoch
+from jaxmlp.training._epoch import Metrics, epoch, start
 from jaxmlp.training.sharding import MEMBER, along, length
-from jaxmlp.training.start import start
 from jaxmlp.training.state import Data, Plan, Regularisation, TrainState
 
 # A call takes so many epochs that what starting it costs does not show: of networks for XOR hundreds, of MNIST one.

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmlp import trees
 from jaxmlp.network import MLP, Layer
-from jaxmlp.training.batches import Batch
+from jaxmlp.training.sampling import Batch
 from jaxmlp.training.state import Data, Plan, TrainState
 
 DATA, MODEL, MEMBER = "data", "model", "member"

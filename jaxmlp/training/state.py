@@ -17,13 +17,16 @@ from jaxmlp import rules
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
-from jaxmlp.training.penalties import Penalty
+from jaxmlp.training.regularization import Penalty
 from jaxmlp.validate import Preprocess
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 Sampling = Literal["shuffle", "replacement", "poisson"]
 Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
 Augment = Callable[[PRNGKeyArray, Array], Array]
+
+
+FIRST_EXAMPLES = 1024  # about how many examples the first cost, by which divergence is judged, is taken over
 
 
 @dataclass(frozen=True)

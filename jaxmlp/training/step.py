@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxmlp.backward import backprop, gradient_pass
-from jaxmlp.forward import Masks, cost, mean, network_input
+from jaxmlp._backward import backprop, gradient_pass
+from jaxmlp._forward import Masks, cost, mean, network_input
 from jaxmlp.metrics import classes
 from jaxmlp.network import MLP, Params
-from jaxmlp.training.batches import Batch
-from jaxmlp.training.dropout import dropout_masks
+from jaxmlp.training.regularization import dropout_masks
+from jaxmlp.training.sampling import Batch
 from jaxmlp.training.sharding import divided
 from jaxmlp.training.state import Plan, Regularisation, TrainState
 

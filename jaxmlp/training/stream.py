@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from jaxmlp import validate
 from jaxmlp.network import MLP
-from jaxmlp.training import hosts, sharding
-from jaxmlp.training.batches import Batch
+from jaxmlp.training import processes, sharding
+from jaxmlp.training.sampling import Batch
 from jaxmlp.validate import Preprocess
 
 PART_BYTES = 2**23  # of a part of an epoch, unless a single batch is larger
@@ -84,13 +84,13 @@ def _read(net, data, epoch, dtype, preprocess, mesh) -> Iterator[Batch | BaseExc
 
 def _agreed(mesh: Mesh | None, part: Batch | BaseException | None) -> Batch | None:
     """A part that is of the same form on all processes; an error on one of them is one on all."""
-    if not hosts.several(mesh) and not isinstance(part, BaseException):
+    if not processes.several(mesh) and not isinstance(part, BaseException):
         return part
     if isinstance(part, BaseException) or part is None:
         form = repr(part)
     else:
         form = str([(a.shape, a.dtype) for a in jax.tree.leaves(part)] + [np.asarray(part.count).tolist()])
-    marks = hosts.of_all(mesh, [zlib.crc32(form.encode())])
+    marks = processes.of_all(mesh, [zlib.crc32(form.encode())])
     if isinstance(part, BaseException):
         raise part
     if len(set(marks)) > 1:
@@ -106,13 +106,13 @@ def _placed(mesh: Mesh | None, part: Batch) -> Batch:
     if mesh is None:
         return jax.device_put(part)
     X, Y, weights = sharding.placed(mesh, (part.X, part.Y, part.weights), None, sharding.DATA)
-    count = None if part.count is None else sharding.placed(mesh, part.count * hosts.processes(mesh))
+    count = None if part.count is None else sharding.placed(mesh, part.count * processes.count(mesh))
     return Batch(X, Y, weights, count)
 
 
 def _devices(mesh: Mesh | None) -> int:
     """How many of this process's devices a batch lies on."""
-    return sharding.length(mesh, sharding.DATA) // hosts.processes(mesh)
+    return sharding.length(mesh, sharding.DATA) // processes.count(mesh)
 
 
 def _filled_up(batch: Batch, multiple: int, dtype: Any) -> Batch:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import validate
-from jaxmlp.training.fit import COLUMNS
+from jaxmlp.training._fit import COLUMNS
 from jaxmlp.training.population import Population
 from jaxmlp.training.result import History, Result
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import readouts
-from jaxmlp.backward import backprop, backward, value_and_grad
-from jaxmlp.forward import forward
+from jaxmlp._backward import backprop, backward, value_and_grad
+from jaxmlp._forward import forward
 from jaxmlp.network import MLP, Layer, Params
 
 CLOSE = 1e-3  # a mistake is recognised when the gradient it makes is this near, relative to its norm

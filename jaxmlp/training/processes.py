@@ -27,7 +27,7 @@ def several(mesh: Mesh | None) -> bool:
     return mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat)
 
 
-def processes(mesh: Mesh | None) -> int:
+def count(mesh: Mesh | None) -> int:
     """How many there are, 1 unless the mesh is over several."""
     return jax.process_count() if several(mesh) else 1
 

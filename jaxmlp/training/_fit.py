@@ -17,16 +17,13 @@ from jaxtyping import Float, PRNGKeyArray
 from jaxmlp import metrics, rules, validate
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
-from jaxmlp.training import hosts, options, sharding, stream
-from jaxmlp.training.batches import Batch
+from jaxmlp.training import processes, settings, sharding, stream
+from jaxmlp.training._epoch import Metrics, epoch, epoch_key, finish, needs_keys, some_steps, start
 from jaxmlp.training.checkpoint import Checkpoints, Columns, described
-from jaxmlp.training.dropout import Keep
-from jaxmlp.training.epoch import Metrics, epoch, epoch_key, finish, needs_keys, some_steps
-from jaxmlp.training.log import json_lines
-from jaxmlp.training.penalties import Penalty
-from jaxmlp.training.progress import shown
+from jaxmlp.training.regularization import Keep, Penalty
+from jaxmlp.training.reporting import json_lines, shown
 from jaxmlp.training.result import DivergedError, Result, result_of
-from jaxmlp.training.start import start
+from jaxmlp.training.sampling import Batch
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
 
@@ -137,26 +134,26 @@ def fit(
     """
     mesh = sharding.checked(mesh, net, (sharding.DATA, sharding.MODEL))
     streamed = not isinstance(data, tuple)
-    with hosts.refused_together(mesh):
+    with processes.refused_together(mesh):
         dtype = validate.params(net, params)
         if streamed:
             _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
                                 shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
             first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
-            held_out = options.held_out(net, validation, dtype, preprocess)
+            held_out = settings.held_out(net, validation, dtype, preprocess)
             given = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
         else:
-            given = options.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
+            given = settings.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
         sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
-        m = given.X.shape[0] * hosts.processes(mesh)
-        shares = 1 if streamed else options.shares_of(shares, mesh, len(given.X), sampling)
+        m = given.X.shape[0] * processes.count(mesh)
+        shares = 1 if streamed else settings.shares_of(shares, mesh, len(given.X), sampling)
         plan = Plan(
             net=net,
-            optimizer=options.optimizer_of(optimizer, hyper),
-            batch_size=m if streamed else options.batch_size_of(batch_size, m, sampling),
+            optimizer=settings.optimizer_of(optimizer, hyper),
+            batch_size=m if streamed else settings.batch_size_of(batch_size, m, sampling),
             steps=1,
             sampling=sampling,
-            augment=options.augmented(net, augment, given.X, preprocess),
+            augment=settings.augmented(net, augment, given.X, preprocess),
             preprocess=preprocess,
             rule=rules.checked(rule),
             readout=readout,
@@ -167,35 +164,35 @@ def fit(
             shares=shares,
         )
         if not streamed:
-            options.check_divides(plan.batch_size, mesh, shares, sampling)
-        rounds = options.rounds(plan, m, epochs, steps, validate_every)
-        options.check_outputs(callback, log, checkpoints)
-        options.check_together(plan, weights is not None or class_weights is not None, patience, validation)
+            settings.check_divides(plan.batch_size, mesh, shares, sampling)
+        rounds = settings.rounds(plan, m, epochs, steps, validate_every)
+        settings.check_outputs(callback, log, checkpoints)
+        settings.check_together(plan, weights is not None or class_weights is not None, patience, validation)
         if rule_state is not None:
             rule_state = rules.checked_state(net, rule, rule_state)
-        regularisation = options.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
+        regularisation = settings.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
         waits = jnp.asarray(-1 if patience is None else validate.whole(patience, "patience"), jnp.int32)
         decay = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
         decay = None if decay is None else jnp.asarray(decay, dtype)
         every = validate.whole(checkpoint_every, "checkpoint_every")
-        key, numbers = validate.key(key), options.hyperparameters(hyper, dtype)
-    hosts.check_agreed(mesh, **_to_agree(
+        key, numbers = validate.key(key), settings.hyperparameters(hyper, dtype)
+    processes.check_agreed(mesh, **_to_agree(
         plan, m, rounds, numbers, regularisation, keep=keep, label_smoothing=label_smoothing, input_noise=input_noise,
         average=average, rule_state=rule_state, augment=augment, preprocess=preprocess, readout=readout,
         weights=given.weights, validation=validation, checkpoints=checkpoints,
     ))  # fmt: skip
-    placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and hosts.several(mesh)))
+    placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and processes.several(mesh)))
     if placed.weights is not None:
         placed = placed._replace(weights=placed.weights / placed.weights.mean())
     others = (key, numbers, waits, rule_state, regularisation, decay)
     state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, others))
     keeper = None
-    if checkpoints is not None or hosts.several(mesh):
-        run = described(plan, hosts.local(mesh, state), given, streamed)
-        hosts.check_agreed(mesh, **run)
+    if checkpoints is not None or processes.several(mesh):
+        run = described(plan, processes.local(mesh, state), given, streamed)
+        processes.check_agreed(mesh, **run)
         keeper = None if checkpoints is None else Checkpoints(Path(checkpoints), every, run, mesh)
     one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
-    if jax.process_index() > 0 and hosts.several(mesh):
+    if jax.process_index() > 0 and processes.several(mesh):
         log, progress = None, False  # the first process tells for all
     return _run(plan, state, placed, rounds, one_epoch, keeper, log, callback, progress)
 
@@ -248,7 +245,7 @@ def _run(
                 write(row)
             if callback is not None:
                 callback(at, {name: value for name, value in row.items() if name != unit})
-    state = hosts.local(plan.mesh, state)
+    state = processes.local(plan.mesh, state)
     result = result_of(state, {name: np.asarray(values) for name, values in columns.items()})
     if bool(state.diverged):
         raise DivergedError(int(state.epoch) + 1, columns["cost"][-1], float(state.first_cost), result)

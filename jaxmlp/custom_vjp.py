@@ -11,8 +11,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jaxmlp import readouts, rules, validate
-from jaxmlp.backward import backward
-from jaxmlp.forward import Tape, forward
+from jaxmlp._backward import backward
+from jaxmlp._forward import Tape, forward
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from jaxmlp import metrics, validate
 from jaxmlp.network import MLP
-from jaxmlp.training import dropout, hosts, penalties, sharding
-from jaxmlp.training.penalties import Penalty
+from jaxmlp.training import processes, regularization, sharding
+from jaxmlp.training.regularization import Penalty
 from jaxmlp.training.state import Data, Plan, Regularisation
 
 FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
@@ -76,10 +76,10 @@ def augmented(net: MLP, augment: Any, X: jax.Array, preprocess: Any) -> Any:
 
 def regularisation(net: MLP, given_penalties, keep, label_smoothing, input_noise, dtype) -> Regularisation:
     """The strengths as arrays of the parameters' dtype."""
-    each = penalties.checked(net, given_penalties)
+    each = regularization.checked(net, given_penalties)
     each = tuple(Penalty(penalty.kind, jnp.asarray(penalty.strength).astype(dtype)) for penalty in each)
     if keep is not None:
-        keep = dropout.checked(net, keep).astype(dtype)
+        keep = regularization.checked_keep(net, keep).astype(dtype)
     if label_smoothing is not None:
         check_smoothed(net)
         label_smoothing = jnp.asarray(
@@ -164,18 +164,18 @@ def batch_size_of(given: int | None, m: int, sampling: str) -> int:
 
 def shares_of(given: int | None, mesh: Mesh | None, m: int, sampling: str) -> int:
     """In how many shares m examples, those of this process, are shuffled; by default one for each that must be."""
-    processes, devices = hosts.processes(mesh), sharding.length(mesh, sharding.DATA)
-    if devices % processes:
-        raise ValueError(f"mesh's data axis has {devices} devices, expected a multiple of the {processes} processes")
-    shares = (1 if processes == 1 else devices) if given is None else validate.whole(given, "shares")
+    several, devices = processes.count(mesh), sharding.length(mesh, sharding.DATA)
+    if devices % several:
+        raise ValueError(f"mesh's data axis has {devices} devices, expected a multiple of the {several} processes")
+    shares = (1 if several == 1 else devices) if given is None else validate.whole(given, "shares")
     if shares > 1 and sampling == "poisson":
         raise ValueError(f"shares is {shares}, expected 1 with sampling='poisson', whose coins are tossed together")
     if shares > 1 and shares % devices:
         raise ValueError(f"shares is {shares}, expected a multiple of the {devices} devices of mesh's data axis")
-    if m * processes % shares:
+    if m * several % shares:
         raise ValueError(
-            f"data has {m * processes} examples, expected a multiple of its {shares} shares: leave some out, such as "
-            f"the last {m * processes % shares}"
+            f"data has {m * several} examples, expected a multiple of its {shares} shares: leave some out, such as "
+            f"the last {m * several % shares}"
         )
     return shares
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from jaxmlp import readouts, rules, validate
-from jaxmlp.forward import Masks, Tape, batch, forward, mean, network_input, output_loss
+from jaxmlp._forward import Masks, Tape, batch, forward, mean, network_input, output_loss
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Down, Rule

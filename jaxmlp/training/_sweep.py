@@ -19,11 +19,10 @@ from jaxmlp import metrics, rules, validate
 from jaxmlp.initializers import VARIANCES, Initializer
 from jaxmlp.network import MLP, Params
 from jaxmlp.rules import Rule
-from jaxmlp.training import hosts, members, options, sharding
-from jaxmlp.training.dropout import Keep
-from jaxmlp.training.penalties import Penalty
+from jaxmlp.training import members, processes, settings, sharding
 from jaxmlp.training.population import Members, Population, members_of
-from jaxmlp.training.progress import shown
+from jaxmlp.training.regularization import Keep, Penalty
+from jaxmlp.training.reporting import shown
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout
 from jaxmlp.training.sweep_result import SweepResult, gathered
 from jaxmlp.validate import Given, Preprocess
@@ -83,7 +82,7 @@ def sweep(
     by `fit`. A sweep is not saved on the way.
     The other arguments are those of `fit`. Raises ValueError for bad input before anything is compiled.
     """
-    entrants, settings = prepared(
+    entrants, varied = prepared(
         net, data, keys=keys, optimizer=optimizer, hyper=hyper, batch_size=batch_size, initial=initial, scale=scale,
         validation=validation, best_by=best_by, patience=patience, weights=weights, penalties=penalties, keep=keep,
         label_smoothing=label_smoothing, input_noise=input_noise, average=average, augment=augment,
@@ -97,7 +96,7 @@ def sweep(
             population = entrant.enter()
             population.train(epochs, lambda done, row, before=number * epochs: show(before + done, summary(row)))
             parts.append((entrant.index, population if len(entrants) == 1 else population.on_host()))
-    return gathered(parts, settings, stacked=isinstance(net, MLP))
+    return gathered(parts, varied, stacked=isinstance(net, MLP))
 
 
 class Entrant(NamedTuple):
@@ -135,12 +134,12 @@ def prepared(
     if isinstance(initial, str):
         validate.one_of(initial, tuple(VARIANCES), "initial")
     params, stacked = (None, False) if drawn else members.initial_params(distinct, initial, axis)
-    X, Y = options.pair(data, "data")
+    X, Y = settings.pair(data, "data")
     X = validate.array(X, "X")
     dtype = members.dtype_of(params, X, preprocess)
     examples = {n: members.data(n, (X, Y, weights), validation, dtype, preprocess, axis) for n in distinct}
     E = axis.members
-    settings = members.settings(axis, each, numbers, regularised, average, scale, waits)
+    varied = members.differing(axis, each, numbers, regularised, average, scale, waits)
 
     spread = partial(members.spread, members=E)
     all_members = Members(
@@ -155,10 +154,10 @@ def prepared(
         m, Y = held.X.shape[0], held.Y if axes.Y is None else held.Y[0]
         plan = Plan(
             net=one,
-            optimizer=options.optimizer_of(optimizer, {name: np.ravel(v)[0] for name, v in numbers.items()} or hyper),
-            batch_size=(size := options.batch_size_of(batch_size, m, "shuffle")),
+            optimizer=settings.optimizer_of(optimizer, {name: np.ravel(v)[0] for name, v in numbers.items()} or hyper),
+            batch_size=(size := settings.batch_size_of(batch_size, m, "shuffle")),
             steps=math.ceil(m / size),
-            augment=options.augmented(one, augment, held.X, preprocess),
+            augment=settings.augmented(one, augment, held.X, preprocess),
             preprocess=preprocess,
             rule=rules.checked(rule),
             readout=readout,
@@ -166,17 +165,17 @@ def prepared(
             best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
             mesh=sharding.checked(mesh, one, (sharding.MEMBER, sharding.DATA, sharding.MODEL)),
         )
-        if hosts.several(mesh):
+        if processes.several(mesh):
             raise ValueError("mesh has devices of other processes, expected this one's: each may have its own sweep")
-        options.check_divides(size, plan.mesh, 1, "shuffle")
-        options.check_together(plan, weights is not None, patience, validation)
+        settings.check_divides(size, plan.mesh, 1, "shuffle")
+        settings.check_together(plan, weights is not None, patience, validation)
         index = np.arange(E) if isinstance(net, MLP) else np.flatnonzero([n == one for n in each])
         entrants += [
             Entrant(part, partial(_enter, plan, axes, initial if drawn else "zeros", all_members, held,
                                   shared if shared_order else None, None if stacked else params, part))
             for part in _parts(index, members_at_once, sharding.length(mesh, sharding.MEMBER))
         ]  # fmt: skip
-    return entrants, settings
+    return entrants, varied
 
 
 def _parts(index: np.ndarray, at_once: int | None, devices: int) -> list[np.ndarray]:

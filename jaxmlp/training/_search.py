@@ -17,17 +17,17 @@ from jaxtyping import PRNGKeyArray
 
 from jaxmlp import validate
 from jaxmlp.network import MLP, init
-from jaxmlp.training import penalties
-from jaxmlp.training import space as spaces
-from jaxmlp.training.fit import fit
+from jaxmlp.training import regularization
+from jaxmlp.training import search_space as spaces
+from jaxmlp.training._fit import fit
+from jaxmlp.training._sweep import prepared, sweep
 from jaxmlp.training.population import Population
-from jaxmlp.training.progress import shown
+from jaxmlp.training.reporting import shown
 from jaxmlp.training.result import Result
 from jaxmlp.training.state import Optimizer
-from jaxmlp.training.sweep import prepared, sweep
 from jaxmlp.training.sweep_result import SHOWN, gathered, lined_up
 
-PENALTIES = {"l2": penalties.l2, "l1": penalties.l1, "max_norm": penalties.max_norm}
+PENALTIES = {"l2": regularization.l2, "l1": regularization.l1, "max_norm": regularization.max_norm}
 STRENGTHS = ("keep", "label_smoothing", "input_noise", "average", "scale")
 NONE_AT_0 = ("label_smoothing", "input_noise")
 SHARED = ("batch_size", "initial")  # compiled in, as the network is

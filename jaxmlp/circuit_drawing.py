@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmlp.circuit import Circuit, Row, shown
+from jaxmlp._circuit import Circuit, Row, shown
 from jaxmlp.plotting import BLUE, RED
 
 if TYPE_CHECKING:

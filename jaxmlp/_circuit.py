@@ -300,7 +300,7 @@ class Circuit:
 
     def draw(self) -> Figure:
         """The circuit from left to right: each wire's value above it, its gradient below."""
-        from jaxmlp.drawing import draw_circuit
+        from jaxmlp.circuit_drawing import draw_circuit
 
         return draw_circuit(self)
 

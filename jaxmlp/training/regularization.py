@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
-from jaxmlp.network import Params
+from jaxmlp._forward import Masks
+from jaxmlp.network import MLP, Params
 from jaxmlp.validate import Given
 
 Strength = float | Sequence[float] | Float[Given, "*K"]  # one for all layers, or one each
@@ -122,3 +123,45 @@ def several(given: Any) -> tuple[Penalty, ...]:
     if each is None or not all(isinstance(penalty, Penalty) for penalty in each):
         raise ValueError(f"penalties is {given!r}, expected penalties such as jaxmlp.l2(1e-4), or a tuple of them")
     return each
+
+
+Keep = float | Sequence[float] | Float[Array, "*K"]
+LEVELS = 2**16  # keep is rounded to a multiple of 1 / LEVELS: 16 random bits an entry are half the price of 32
+
+
+def dropout_masks(net: MLP, key: PRNGKeyArray, keep: Keep, m: int, dtype: Any = None) -> Masks:
+    """Masks `(m, n_l)` for the inputs and each hidden layer: `1/keep` with probability `keep`, else 0.
+
+    `keep` is one probability for all, or K of them, the inputs' first: `(0.8, 0.5, 0.5)`; it may be traced. An entry's
+    mean is 1, so that prediction needs no masks. Any key will do: on a CPU threefry's bits cost the least, on an
+    accelerator those of `jax.random.key(0, impl="rbg")`. Raises ValueError for a probability outside (0, 1].
+    """
+    keep, m = checked_keep(net, keep), validate.whole(m, "m")
+    dtype = validate.float_dtype(dtype)
+    widths, keep = net.sizes[:-1], jnp.broadcast_to(keep, (net.depth,))
+    bits = _random_bits(validate.key(key), m * sum(widths)).reshape(m, sum(widths))
+    ends = np.cumsum((0, *widths))
+    masks = []
+    for l, p in enumerate(keep.astype(dtype)):
+        below = jnp.round(p * LEVELS).astype(jnp.uint32)
+        kept = bits[:, ends[l] : ends[l + 1]].astype(jnp.uint32) < below
+        masks.append(jnp.where(kept, 1 / p, jnp.zeros((), dtype)))
+    return tuple(masks)
+
+
+def _random_bits(key: PRNGKeyArray, n: int) -> Array:
+    """n random numbers of 16 bits, two from each of 32."""
+    words = jax.random.bits(key, (-(-n // 2),), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:n]
+
+
+def checked_keep(net: MLP, keep: Any) -> Float[Array, "*K"]:
+    """`keep`, if it is one probability or one for the inputs and each hidden layer."""
+    values = validate.array(keep, "keep")
+    if values.shape not in ((), (net.depth,)):
+        raise ValueError(f"keep has shape {values.shape}, expected a number or {net.depth}: the inputs' first")
+    if validate.concrete(values):
+        known = np.asarray(values)
+        if not ((known > 0) & (known <= 1)).all():
+            raise ValueError(f"keep is {keep}, expected probabilities above 0 and at most 1")
+    return values.astype(jnp.result_type(float))
