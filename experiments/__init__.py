@@ -1,1 +1,1 @@
-"""Experiments: `python3 -m experiments` lists them."""
+"""The experiments; `python3 -m experiments` lists them."""

@@ -1,4 +1,4 @@
-"""Lists the experiments, runs one, or all of them: `python3 -m experiments [NAME [--help]]`."""
+"""Lists the experiments, or runs one or all of them: `python3 -m experiments [NAME [--help]]`."""
 
 import importlib
 import os
@@ -9,15 +9,15 @@ from experiments._rows import docstrings
 
 
 def experiments() -> dict[str, str]:
-    """Each experiment's name and the first line of its docstring, read without importing it."""
+    """The name of each experiment and the first line of its docstring; imports none of them."""
     return {name: text.split("\n")[0] for name, text in docstrings().items()}
 
 
 def main(arguments: list[str]) -> int:
-    """Runs what the command line asks for; the exit status."""
-    known = experiments() | {"all": "Runs every experiment above and makes one page of them, results/index.html."}
+    """Runs the command line and returns its exit status."""
+    known = experiments() | {"all": "Runs all of these and makes one page of them, results/index.html."}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("python3 -m experiments NAME [--help]\n")
+        print("python3 -m experiments NAME runs one of these, and NAME --help shows its settings.\n")
         width = max(map(len, known))
         print("\n".join(f"  {name:<{width}}  {line}" for name, line in known.items()))
         return 0
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         from jaxmlp import DivergedError
 
         module: Any = _all if name == "all" else importlib.import_module(f"experiments.{name}")
-        settings = _all.parsed(module, (name, *rest))
+        settings = _all.parse(module, (name, *rest))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("jaxmlp", "experiments")):
             raise
@@ -51,7 +51,7 @@ if __name__ == "__main__":
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

@@ -1,7 +1,7 @@
 """Runs every experiment, each in a process of its own, and makes one page of them: `results/index.html`.
 
-benchmark and results run at --quick only: at their defaults they take hours. A failing experiment is reported, on the
-page too, and the rest go on; the exit status is then 1. Times are those of experiments side by side.
+benchmark and results run with --quick only: at their defaults they take hours. When an experiment fails, the page shows
+its error, the others go on, and the exit status is 1. Experiments run side by side, which lengthens their times.
 """
 
 import importlib
@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from experiments._page import Run, write
-from experiments._rows import shown_rows
+from experiments._rows import rows_by_command
 from experiments.output import Output
 
 Command = tuple[str, ...]
 QUICK_ONLY = ("benchmark", "results")
-FIRST = ("killed", "results", "recipe")  # the longest: none of them is to be left alone at the end
+FIRST = ("killed", "results", "recipe")  # the longest start first, so that none of them runs alone at the end
 
 
 @dataclass(frozen=True)
 class Settings:
-    workers: int = 2  # experiments side by side
-    only: tuple[str, ...] = ()  # names of experiments; none: all
-    quick: bool = False  # each at its --quick; a few minutes
+    workers: int = 2  # experiments that run side by side
+    only: tuple[str, ...] = ()  # names of experiments; all if empty
+    quick: bool = False  # every experiment with --quick: a few minutes
 
 
 def commands(settings: Settings) -> list[Command]:
-    """What is run, as it would be typed after `python3 -m experiments`."""
-    known = list(shown_rows())
+    """The commands to run, each the words after `python3 -m experiments`."""
+    known = list(rows_by_command())
     for name in settings.only:
         if (name,) not in known:
             names = ", ".join(command[0] for command in known if len(command) == 1)
@@ -47,13 +47,15 @@ def commands(settings: Settings) -> list[Command]:
 
 
 def run(settings: Settings, results: Path = Path("results")) -> int:
-    """Runs them, says how each went, and writes the page; 1 if one failed, else 0."""
+    """Runs them, reports each, and writes the page. The exit status: 1 if one failed, else 0."""
     began, started, chosen = time.perf_counter(), datetime.now(), commands(settings)
     base = results / "all" / started.strftime("%Y-%m-%d_%H-%M-%S")
     runs: list[Run] = []
     with ThreadPoolExecutor(settings.workers) as pool:
         longest_first = sorted(chosen, key=lambda command: command[0] not in FIRST)
-        waiting = [pool.submit(one, command, base / "_".join(command).replace("--", "")) for command in longest_first]
+        waiting = [
+            pool.submit(run_one, command, base / "_".join(command).replace("--", "")) for command in longest_first
+        ]
         for number, done in enumerate(as_completed(waiting), start=1):
             runs.append(made := done.result())
             how = "FAILED: " + made.error.splitlines()[-1] if made.error else "done"
@@ -62,42 +64,42 @@ def run(settings: Settings, results: Path = Path("results")) -> int:
     arguments = [f"--only {' '.join(settings.only)}"] * bool(settings.only) + ["--quick"] * settings.quick
     page = write(results / "index.html", runs, " ".join(["all", *arguments]), started, seconds)
     failed = [" ".join(made.command) for made in runs if made.error]
-    print(f"{len(runs) - len(failed)} of {len(runs)} experiments in {seconds / 60:.1f} minutes; {page} shows them")
+    print(f"{len(runs) - len(failed)} of {len(runs)} experiments ran in {seconds / 60:.1f} minutes; {page} shows them")
     if failed:
         print(f"failed: {'; '.join(failed)}; their logs are in {base}", file=sys.stderr)
     return int(bool(failed))
 
 
-def one(command: Command, folder: Path) -> Run:
-    """Runs one experiment in a new process, which shows in `folder` what it shows, and prints into a log beside it."""
+def run_one(command: Command, folder: Path) -> Run:
+    """Runs one experiment in a new process. Its output goes into `folder`, its printed lines into a log beside it."""
     began, log = time.perf_counter(), folder.with_name(folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(command, folder, log))
+    process = multiprocessing.get_context("spawn").Process(target=_run_child, args=(command, folder, log))
     process.start()
     process.join()
     error = ""
     if process.exitcode:
         error = log.read_text().strip()[-2000:] if log.exists() else ""
-        if process.exitcode < 0:  # of which the process could not tell
+        if process.exitcode < 0:  # a killed process leaves no message
             error += f"\nended by signal {-process.exitcode}"
     return Run(command, folder, time.perf_counter() - began, error.strip())
 
 
-def _child(command: Command, folder: Path, log: Path) -> None:
+def _run_child(command: Command, folder: Path, log: Path) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
         module = importlib.import_module(f"experiments.{command[0]}")
-        settings = parsed(module, command)
+        settings = parse(module, command)
         module.run(settings, Output.into(folder, settings))
     except Exception:
         traceback.print_exc()
         sys.exit(1)
 
 
-def parsed(module: Any, command: Command) -> Any:
-    """The settings that the command line asks for."""
+def parse(module: Any, command: Command) -> Any:
+    """The settings of a command line."""
     import tyro
 
     prog = f"python3 -m experiments {command[0]}"

@@ -1,4 +1,4 @@
-"""Full-batch descent as one scan, for the experiments that look at every step of it or run many at once."""
+"""Full-batch descent as one scan, for experiments that watch every step or run many descents at once."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ def descend(
     X: Float[Array, "m i"],
     Y: Num[Array, "m *k"],
 ) -> tuple[Params, Float[Array, " steps"]]:
-    """The parameters after so many steps of the optimiser by the hand-written gradient, and the cost before each."""
+    """The parameters after `steps` steps of the optimizer along the hand-written gradient, and the cost before each."""
 
     def step(carry, _):
         params, state = carry

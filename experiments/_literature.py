@@ -1,4 +1,4 @@
-"""The rows of the literature's table: network, protocol, what was published and what must be reached."""
+"""The rows of the literature's table: network, protocol, published score and the score to reach."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ Descent = Callable[[int], optax.GradientTransformation]  # from the number of st
 
 @dataclass(frozen=True)
 class Row:
-    """One network by one protocol; scores are shares, of errors or of right answers."""
+    """One network by one protocol; a score is a share of errors or of right answers."""
 
     name: str
     published: str
     score: str  # "error", "accuracy" or "solved"
-    bound: float  # at most this error, at least this accuracy
+    bound: float  # the largest error or the least accuracy that counts as reached
     net: jm.MLP
     descent: Descent
     epochs: int
@@ -27,52 +27,52 @@ class Row:
     data: str = "mnist"
     one_hot: bool = False
     seeds: int = 3
-    options: dict[str, Any] = field(default_factory=dict)  # of fit
-    note: str = ""  # what the protocol is
-    quick: bool = False  # whether it belongs to a minute's selection
+    options: dict[str, Any] = field(default_factory=dict)  # further options of fit
+    note: str = ""  # the protocol in words
+    quick: bool = False  # whether --quick runs it
 
     @property
     def side_by_side(self) -> bool:
-        """Whether its products are too small to fill two cores, so that two runs at once are faster."""
+        """Whether its products are too small to use two cores, so that two runs at once are faster."""
         return self.batch_size * max(self.net.sizes[1:]) <= 128 * 64
 
-    def reached(self, mean: float) -> bool:
-        """Whether a mean over the seeds is what must be reached."""
+    def is_reached_by(self, mean: float) -> bool:
+        """Whether this mean over the seeds is good enough."""
         return mean <= self.bound if self.score == "error" else mean >= self.bound
 
 
 def momentum(rate: float, coefficient: float = 0.9) -> Descent:
-    """SGD with Nesterov's momentum, its rate falling to 0 along a cosine."""
+    """SGD with Nesterov's momentum; its rate falls to 0 along a cosine."""
     return lambda steps: optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=coefficient, nesterov=True)
 
 
 def plain(rate: float) -> Descent:
-    """SGD of one rate."""
+    """SGD with a constant rate."""
     return lambda steps: optax.sgd(rate)
 
 
 def rmsprop(rate: float) -> Descent:
-    """RMSprop, its rate falling to 0 along a cosine."""
+    """RMSprop; its rate falls to 0 along a cosine."""
     return lambda steps: optax.rmsprop(optax.cosine_decay_schedule(rate, steps))
 
 
 def adamw(rate: float, decay: float) -> Descent:
-    """AdamW, its rate falling to 0 along a cosine."""
+    """AdamW; its rate falls to 0 along a cosine."""
     return lambda steps: optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=decay)
 
 
 def adam(rate: float) -> Descent:
-    """Adam, its rate falling to 0 along a cosine."""
+    """Adam; its rate falls to 0 along a cosine."""
     return lambda steps: optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
 def classifier(*sizes: int, loss: str = "cross_entropy") -> jm.MLP:
-    """ReLU and softmax."""
+    """A network of ReLU units with a softmax output."""
     return jm.MLP(sizes, "relu", "softmax", loss)
 
 
 def nielsen(*sizes: int, loss: str) -> jm.MLP:
-    """Sigmoids throughout."""
+    """A network of sigmoid units, in the output too."""
     return jm.MLP(sizes, "sigmoid", "sigmoid", loss)
 
 

@@ -1,4 +1,4 @@
-"""What a random network does in the limit of wide layers, by integrals over one Gaussian.
+"""A random network in the limit of wide layers, by integrals over one Gaussian.
 
 With weights of variance `c / n` and no biases, a layer's pre-activations are Gaussian of variance
 `q^(l+1) = c E[f(sqrt(q^l) g)^2]`, and the mean square of delta changes from layer l+1 to l by the factor
@@ -24,6 +24,6 @@ def variances(f: Activation, c: float, first: float, depth: int) -> np.ndarray:
 
 
 def factors(f: Activation, c: float, q: np.ndarray) -> np.ndarray:
-    """By how much the mean square of delta grows on its way from layer l+1 to layer l, for each `q^l`."""
+    """The factor by which the mean square of delta changes from layer l+1 to layer l, for each `q^l`."""
     df = np.asarray(f.df(jnp.asarray(np.sqrt(q)[:, None] * G)), np.float64)
     return c * df**2 @ DENSITY

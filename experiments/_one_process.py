@@ -1,7 +1,7 @@
-"""One of the processes that train a network together: it joins, takes its share of the examples, and fits.
+"""One of several processes that train a network together: it joins, takes its share of the examples, and fits.
 
-`python3 -m experiments._one_process` is how `distributed` starts it on this machine; a cluster's processes join by
-their environment.
+On this machine `distributed` starts it by `python3 -m experiments._one_process`. A cluster's processes find each other
+by their environment.
 """
 
 import json
@@ -15,29 +15,29 @@ import optax
 import jaxmlp as jm
 from experiments import datasets
 
-SHARES = 8  # of the data, each shuffled by itself: the same batches on 1, 2, 4 or 8 devices or processes
+SHARES = 8  # parts of the data, each with its own shuffling: the same batches on 1, 2, 4 or 8 devices or processes
 NET = jm.MLP((784, 64, 10), output="softmax", loss="cross_entropy")
-LOST_AFTER = 10  # seconds in which a process is not heard of
+LOST_AFTER = 10  # seconds of silence after which a process counts as lost
 
 
 class Run(NamedTuple):
-    """What all processes are told alike."""
+    """The settings of a run, the same for all processes."""
 
     epochs: int
     batch_size: int
     examples: int
     learning_rate: float
-    folder: str  # where the first process leaves the weights and the history
+    folder: str  # for the weights and the summary, which the first process writes
     checkpoints: str | None
 
 
 def join(address: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the others; what is None is read from the environment: SLURM's, Kubernetes', a TPU pod's."""
+    """Joins the other processes. The environment (SLURM, Kubernetes, a TPU pod) replaces arguments that are None."""
     jax.distributed.initialize(address, processes, process, heartbeat_timeout_seconds=LOST_AFTER)
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Trains with the processes that have joined; the first writes the weights after one epoch and after all."""
+    """Trains together with the other processes; the first one writes the weights after one epoch and after all."""
     pictures, n, i = datasets.load("mnist"), jax.process_count(), jax.process_index()
     if run.examples % SHARES or run.examples > len(pictures.X) or SHARES % jax.device_count():
         raise ValueError(f"examples are {run.examples} of {len(pictures.X)} and devices {jax.device_count()}; "
@@ -57,15 +57,15 @@ def train(run: Run) -> dict[str, Any]:
 
     first = fit(1, None)
     result = fit(run.epochs, run.checkpoints)
-    told = {"seconds": result.history["seconds"].tolist(),
-            "accuracy": float(result.history["validation_accuracy"][-1])}  # fmt: skip
+    summary = {"seconds": result.history["seconds"].tolist(),
+               "accuracy": float(result.history["validation_accuracy"][-1])}  # fmt: skip
     if i == 0:
         folder = Path(run.folder)
         folder.mkdir(parents=True, exist_ok=True)
         jm.save(folder / "first_epoch.safetensors", NET, first.last_params)
         jm.save(folder / "last_epoch.safetensors", NET, result.last_params)
-        (folder / "told.json").write_text(json.dumps(told))
-    return told
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return summary
 
 
 if __name__ == "__main__":

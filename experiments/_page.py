@@ -1,6 +1,7 @@
-"""One self-contained page of what experiments showed, in the order of the notes' rows.
+"""One self-contained page of the experiments' results, in the order of the notes' rows.
 
-Pictures are data URIs and styles are inline: a browser asks no host for anything, which its content policy also says.
+Pictures are data URIs and styles are inline. So a browser asks no host for anything, and the page's content policy
+forbids it to.
 """
 
 import base64
@@ -16,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments._rows import ROWS, Row, docstrings, shown_rows
+from experiments._rows import ROWS, Row, docstrings, rows_by_command
 
-LONG = 24  # letters: a longer cell is broken into lines
-DPI_RATIO = 150 / 96  # of the pictures to a browser's
+LONG = 24  # letters: the page breaks a longer cell into lines
+DPI_RATIO = 150 / 96  # dots per inch of the pictures over a browser's
 
 HEAD = """<!doctype html>
 <html lang="en">
@@ -74,16 +75,16 @@ img { display: block; height: auto; background: white; border-radius: 4px; max-w
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment that was run: its command and where it left what it showed."""
+    """One run of an experiment: its command, its folder, its time and its error."""
 
     command: tuple[str, ...]  # after `python3 -m experiments`
     folder: Path
     seconds: float
-    error: str  # empty: none
+    error: str  # empty if it succeeded
 
 
 def write(path: Path, runs: Sequence[Run], command: str, started: datetime, seconds: float) -> Path:
-    """Writes the page of these runs, whole or not at all."""
+    """Writes the page of these runs; a failure leaves the old page in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     partial.write_text(page(runs, command, started, seconds), encoding="utf-8")
@@ -92,20 +93,20 @@ def write(path: Path, runs: Sequence[Run], command: str, started: datetime, seco
 
 
 def page(runs: Sequence[Run], command: str, started: datetime, seconds: float) -> str:
-    """The rows with the experiments that show them, then the experiments beyond the notes."""
+    """The page: the rows with the experiments that show them, then the experiments beyond the notes."""
     first_lines = {name: text.split("\n")[0] for name, text in docstrings().items()}
     rows_of = {run: _rows_of(run.command) for run in runs}
     beyond = sorted((run for run in runs if not rows_of[run]), key=lambda run: run.command)
     sections = [_row_section(row, [run for run in runs if row.number in rows_of[run]], rows_of) for row in ROWS]
-    sections += [_section(_anchor(run), first_lines[run.command[0]], _shown(run)) for run in beyond]
+    sections += [_section(_anchor(run), first_lines[run.command[0]], _results(run)) for run in beyond]
     entries = (f'<li><a href="#row-{row.number}">{html.escape(row.system)}</a></li>' for row in ROWS)
     others = (f'<li><a href="#{_anchor(run)}">{html.escape(first_lines[run.command[0]])}</a></li>' for run in beyond)
     failed = [" ".join(run.command) for run in runs if run.error]
     return "\n".join([
         HEAD, "<h1>jaxmlp: every row of the notes, run</h1>",
         f'<p class="faint">Made by <code>python3 -m experiments {html.escape(command)}</code> on '
-        f"{started:%Y-%m-%d at %H:%M} in {seconds / 60:.1f} minutes: {_machine()}. What is expected is what default "
-        "settings show; <code>--quick</code> is less. Experiments ran side by side, which lengthens the times.</p>",
+        f"{started:%Y-%m-%d at %H:%M} in {seconds / 60:.1f} minutes: {_machine()}. The stated expectations hold for "
+        "default settings; <code>--quick</code> does less. Experiments ran side by side, which lengthens times.</p>",
         *[f'<p class="bad">Failed: {html.escape("; ".join(failed))}.</p>'] * bool(failed),
         f'<nav id="contents"><ol>{"".join(entries)}</ol>',
         *[f"<p>Beyond the notes:</p><ul>{''.join(others)}</ul>"] * bool(beyond), "</nav>",
@@ -114,7 +115,7 @@ def page(runs: Sequence[Run], command: str, started: datetime, seconds: float) -
 
 
 def equation(text: str) -> str:
-    """An equation's line as HTML: `^{}` raised, `_{}` lowered."""
+    """A line of an equation as HTML: `^{}` raises, `_{}` lowers."""
     text = re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", html.escape(text))
     return "<p>" + re.sub(r"_\{([^}]*)\}", r"<sub>\1</sub>", text) + "</p>"
 
@@ -125,8 +126,8 @@ def _machine() -> str:
 
 
 def _rows_of(command: tuple[str, ...]) -> tuple[int, ...]:
-    """The rows that the command shows; settings that change no row, such as --quick, do not count."""
-    return shown_rows().get(tuple(part for part in command if part != "--quick"), ())
+    """The rows that the command shows; --quick changes none of them."""
+    return rows_by_command().get(tuple(part for part in command if part != "--quick"), ())
 
 
 def _anchor(run: Run) -> str:
@@ -139,23 +140,23 @@ def _section(anchor: str, title: str, parts: Iterable[str]) -> str:
 
 
 def _row_section(row: Row, runs: list[Run], rows_of: dict[Run, tuple[int, ...]]) -> str:
-    listed = lambda references: ", ".join(f"<code>{html.escape(ref)}</code>" for ref in references)
+    list_code = lambda references: ", ".join(f"<code>{html.escape(ref)}</code>" for ref in references)
     parts = [f'<div class="equation">{"".join(map(equation, row.equations))}</div>',
-             f'<p class="faint">Code: {listed(row.code)}<br>Tests: {listed(row.tests)}</p>']  # fmt: skip
+             f'<p class="faint">Code: {list_code(row.code)}<br>Tests: {list_code(row.tests)}</p>']  # fmt: skip
     if not row.experiments:
-        parts.append("<p>No experiment: its tests show it.</p>")
+        parts.append("<p>No experiment shows this row; its tests do.</p>")
     for run in sorted(runs, key=lambda run: run.command):
         first = min(rows_of[run])
         if first == row.number:
-            parts += _shown(run)
+            parts += _results(run)
         else:
             name = html.escape(" ".join(run.command))
             parts.append(f'<p>Shown by <code>{name}</code>, <a href="#row-{first}">under row {first}</a>.</p>')
     return _section(f"row-{row.number}", f"{row.number}. {row.system}", parts)
 
 
-def _shown(run: Run) -> list[str]:
-    """What an experiment says that it shows, its command, and all that it did show, in order."""
+def _results(run: Run) -> list[str]:
+    """The run's command, the experiment's docstring, and its texts, tables and pictures in order."""
     about = docstrings()[run.command[0]].split("\n\n", 1)[-1]
     code = lambda paragraph: re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(paragraph))
     paragraphs = [f"<p>{code(paragraph)}</p>" for paragraph in about.split("\n\n")]
@@ -191,7 +192,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
 
 
 def _picture(file: Path, experiment: str) -> str:
-    """A PNG as a data URI, at the size it was made for."""
+    """A PNG as a data URI, at its intended size."""
     raw = file.read_bytes()
     width, height = (round(int.from_bytes(raw[at : at + 4], "big") / DPI_RATIO) for at in (16, 20))
     data, alt = base64.b64encode(raw).decode(), html.escape(f"{experiment}: {file.stem.replace('_', ' ')}")

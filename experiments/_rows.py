@@ -1,7 +1,7 @@
-"""The 31 rows of the notes: each system with its equations, code and tests; `python3 -m experiments._rows` prints them.
+"""The 31 rows of the notes: each system with its equations, code and tests. `python3 -m experiments._rows` prints them.
 
-Which experiment shows a row is said by the experiment's docstring ("Rows 17 and 18 of the notes' systems") and nowhere
-else. `^{}` and `_{}` raise and lower in an equation.
+An experiment's docstring names the rows that it shows ("Rows 17 and 18 of the notes' systems"), and no other place
+does. In an equation `^{}` raises and `_{}` lowers.
 """
 
 import ast
@@ -27,8 +27,8 @@ class Row:
 
     @property
     def experiments(self) -> tuple[tuple[str, ...], ...]:
-        """The commands that show it, each an experiment's name and its arguments."""
-        return tuple(command for command, rows in shown_rows().items() if self.number in rows)
+        """The commands that show the row: each an experiment's name and its arguments."""
+        return tuple(command for command, rows in rows_by_command().items() if self.number in rows)
 
 
 def _row(number: int, system: str, equations: str, code: str, tests: str) -> Row:
@@ -78,87 +78,87 @@ ROWS = (
         "activations.py::test_derivative_equals_autodiff activations.py::test_never_overflows_and_keeps_the_dtype"),
     _row(8, "Logistic regression: two loops, one, none", """
         ∂J/∂w = (1/m) Σ_{i} (a_{i} − y_{i}) x_{i} = (1/m) Xᵀ(a − y),  ∂J/∂b = (1/m) Σ_{i} (a_{i} − y_{i})""",
-        "_backward.py::value_and_grad", "experiments_notes.py::test_loops_and_vectors_give_one_gradient"),
+        "_backward.py::value_and_grad", "experiments.py::test_experiment[vectorization]"),
     _row(9, "Broadcasting: shares of calories", """
         share_{ij} = 100 A_{ij} / Σ_{k} A_{kj};  the shares in each column sum to 100""",
         "data/scaling.py::Standard",
-        "experiments_notes.py::test_loops_and_vectors_give_one_gradient"),
+        "experiments.py::test_experiment[vectorization]"),
     _row(10, "XOR: not by a perceptron, but by 2-3-1", """
         2w_{0} + w_{1} + w_{2} ≥ 0 and 2w_{0} + w_{1} + w_{2} < 0: no perceptron
         ŷ = σ(W^{2} σ(W^{1} x + b^{1}) + b^{2})""",
         "training/_epoch.py::epoch network.py::MLP",
-        "experiments.py::test_xor_is_solved_by_a_hidden_layer_and_never_by_a_perceptron"),
+        "experiments.py::test_experiment[xor]"),
     _row(11, "MNIST by 784-64-10 and 784-10-10", """
         ŷ = softmax(W^{2} relu(W^{1} x + b^{1}) + b^{2}),  W^{1}: 64 × 784,  W^{2}: 10 × 64
         δ^{2} = ŷ − y,  δ^{1} = relu′(z^{1}) ⊙ (W^{2})ᵀ δ^{2}""",
         "training/_fit.py::fit data/idx.py::read_idx",
-        "experiments.py::test_mnist_reaches_97_percent_in_a_few_epochs"),
+        "experiments.py::test_a_run_of_mnist_reaches_97_percent_and_leaves_its_files"),
     _row(12, "Demand prediction and house prices", """
         a^{1} = f(W^{1} x + b^{1}): affordability, awareness, perceived quality;  ŷ = σ(w · a^{1} + b)""",
         "network.py::MLP data/csv.py::read_csv",
-        "experiments_notes.py::test_hidden_units_find_the_hidden_factors "
-        "experiments_notes.py::test_house_prices_by_a_network_and_by_least_squares"),
+        "experiments.py::test_experiment[demand] "
+        "experiments.py::test_experiment[housing]"),
     _row(13, "Initial weights", """
-        Var(w) = 1/n_{l−1} (Xavier),  2/n_{l−1} (He);  equal weights keep units equal for ever""",
+        Var(w) = 1/n_{l−1} (Xavier),  2/n_{l−1} (He);  equal weights keep units equal forever""",
         "initializers.py::draw network.py::init",
-        "network.py::test_initial_weights_have_the_named_variance "
-        "experiments_notes.py::test_equal_units_stay_equal_and_the_variance_decides"),
+        "initializers.py::test_initial_weights_have_the_named_variance "
+        "experiments.py::test_experiment[initialization]"),
     _row(14, "Large weights saturate and learn slowly", """
         |z| large ⇒ σ′(z) = σ(z) (1 − σ(z)) ≈ 0 ⇒ δ^{l} = f_{l}′(z^{l}) ⊙ … ≈ 0""",
-        "training/monitors.py::saturated", "experiments_notes.py::test_large_weights_saturate_and_learn_slowly"),
+        "training/monitors.py::saturated", "experiments.py::test_experiment[saturation]"),
     _row(15, "Vanishing and exploding gradients", """
         δ^{1} = D^{1} (W^{2})ᵀ D^{2} (W^{3})ᵀ … δ^{K},  D^{l} = diag f_{l}′(z^{l}): a product of K factors""",
         "_backward.py::backward readouts.py::delta_norms",
-        "experiments_notes.py::test_gradients_vanish_or_explode_as_the_factors_say"),
+        "experiments.py::test_experiment[vanishing]"),
     _row(16, "Gradient checking", """
         g(θ) ≈ (J(θ + ε) − J(θ − ε)) / 2ε,  error = ‖a − b‖ / (‖a‖ + ‖b‖)""",
         "check.py::check_gradients check.py::central_difference",
         "check.py::test_random_networks_pass_by_all_three_routes check.py::test_the_worked_example_of_the_notes "
-        "check.py::test_each_classic_mistake_is_caught_and_named"),
-    _row(17, "L2 and L1 regularisation", """
+        "gradient_mistakes.py::test_each_classic_mistake_is_caught_and_named"),
+    _row(17, "L2 and L1 regularization", """
         J + (λ/2m) Σ_{l} ‖W^{l}‖²: gradient + (λ/m) W^{l};  w ← w − η (v + λw)
         J + s Σ_{l} Σ |W^{l}|: gradient + s sign(W^{l})""",
-        "training/regularization.py::l2 training/regularization.py::l1",
-        "regularisation.py::test_the_whole_cost_equals_autodiff regularisation.py::test_the_notes_forms_of_l2"),
+        "penalties.py::l2 penalties.py::l1",
+        "regularization.py::test_the_whole_cost_equals_autodiff regularization.py::test_the_notes_forms_of_l2"),
     _row(18, "Dropout", """
         a^{l} ⊙ mask / p,  mask ~ Bernoulli(p), the same mask backwards;  E[mask / p] = 1""",
-        "training/regularization.py::dropout_masks",
-        "regularisation.py::test_dropout_masks_keep_their_share_and_the_mean "
-        "regularisation.py::test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation"),
-    _row(19, "Normalised inputs", """
-        x ← (x − μ) / σ, with μ and σ of the training examples for dev and test, too""",
-        "data/scaling.py::standardise",
-        "data.py::test_dev_and_test_are_scaled_by_the_training_mean_and_deviation "
-        "data.py::test_standardised_features_are_those_of_scikit_learn"),
+        "dropout.py::dropout_masks",
+        "regularization.py::test_dropout_masks_keep_their_share_and_the_mean "
+        "regularization.py::test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation"),
+    _row(19, "Normalized inputs", """
+        x ← (x − μ) / σ, with μ and σ of the training examples for dev and test too""",
+        "data/scaling.py::standardize",
+        "scaling.py::test_dev_and_test_are_scaled_by_the_training_mean_and_deviation "
+        "scaling.py::test_standardized_features_are_those_of_scikit_learn"),
     _row(20, "Training, dev and test set", """
         60/20/20, for large data 98/1/1; dev and test from one distribution""",
-        "data/splits.py::split", "data.py::test_parts_are_disjoint_cover_all_and_keep_shares"),
+        "data/splits.py::split", "splits.py::test_parts_are_disjoint_cover_all_and_keep_shares"),
     _row(21, "Bias, variance, the basic recipe", """
         bias = train − Bayes,  variance = train-dev − train,  mismatch = dev − train-dev
         1% and 11%: high variance;  15% and 16%: high bias""",
         "metrics.py::diagnosis",
         "metrics.py::test_errors_are_diagnosed metrics.py::test_the_gaps_add_up_and_name_the_problems "
-        "experiments_recipe.py::test_the_recipe_finds_bias_then_mismatch_on_digits"),
+        "experiments.py::test_experiment[recipe]"),
     _row(22, "Batch, mini-batch and stochastic descent", """
         W ← W − η (1/b) Σ_{i in batch} δ_{i} a_{i}ᵀ,  b = 1, 64 … 512, or m""",
-        "training/sampling.py::draws training/step.py::steps",
-        "training.py::test_the_full_batch_is_one_step_of_the_mean_gradient "
-        "training.py::test_an_epoch_takes_every_example_once_the_ragged_last_batch_included "
-        "experiments_recipe.py::test_full_batch_and_size_1_are_the_notes_rules_and_noise_falls_as_foretold"),
+        "training/sampling.py::draw training/step.py::descend",
+        "fit.py::test_the_full_batch_is_one_step_of_the_mean_gradient "
+        "sampling.py::test_an_epoch_takes_every_example_once_the_ragged_last_batch_included "
+        "experiments.py::test_experiment[batch_size]"),
     _row(23, "SGD over T steps, the best weights on validation", """
         for t = 1 … T: draw i with replacement;  w ← w − η_{t} (∂L_{i}/∂w + λw);  return the w that validated best""",
         "training/_fit.py::fit",
-        "training.py::test_steps_with_replacement_return_the_best_not_the_last "
-        "training.py::test_replacement_draws_some_examples_twice_and_follows_the_draws"),
+        "fit.py::test_steps_with_replacement_return_the_best_not_the_last "
+        "sampling.py::test_replacement_draws_some_examples_twice_and_follows_the_draws"),
     _row(24, "Exponentially weighted averages; momentum, RMSprop, Adam", """
         v_{t} = β v_{t−1} + (1 − β) θ_{t},  corrected v_{t} / (1 − β^{t})""",
         "training/state.py::Average",
-        "experiments_notes.py::test_averages_and_the_optimisers_built_on_them"),
+        "experiments.py::test_experiment[averages]"),
     _row(25, "Hyperparameters, chosen on the dev set", """
         rate, steps, layers, units, activation: the settings with the least error on the dev set""",
         "training/_fit.py::fit",
-        "training.py::test_another_rate_or_key_does_not_compile_again "
-        "training.py::test_a_population_is_a_vmap_of_the_epoch"),
+        "fit.py::test_another_rate_or_key_does_not_compile_again "
+        "epoch.py::test_a_population_is_a_vmap_of_the_epoch"),
     _row(26, "z as a linear function of the weights", """
         z = W o = B w,  w = vec(W) by rows,  B = I ⊗ oᵀ = ∂z/∂w,  ∂L/∂w = Bᵀ δ""",
         "readouts.py::weight_jacobian", "readouts.py::test_weight_jacobian_ties_the_weights_to_the_recursion"),
@@ -176,12 +176,12 @@ ROWS = (
     _row(29, "Forward and backward flow, in pictures", """
         forward: a in the units, W on the edges;  backward: δ in the units, ∂L/∂W on the edges""",
         "_forward.py::forward _backward.py::backward",
-        "experiments_circuits.py::test_the_flow_along_paths_equals_the_recursion"),
+        "experiments.py::test_experiment[flow]"),
     _row(30, "Deep against shallow: parity", """
         x_{1} ⊕ x_{2} ⊕ … ⊕ x_{n}: a tree log_{2} n deep, or one layer of 2^{n−1} AND gates""",
         "network.py::MLP",
-        "experiments_circuits.py::test_parity_by_hand_is_exact_and_as_large_as_promised "
-        "experiments_circuits.py::test_depth_helps_to_learn_parity"),
+        "experiments_parity.py::test_parity_by_hand_is_exact_and_as_large_as_promised "
+        "experiments.py::test_experiment[parity]"),
     _row(31, "Scores", """
         accuracy = (1/m) Σ_{i} 1[ŷ_{i} = y_{i}];  RMSE² = (1/m) Σ_{i} (ŷ_{i} − y_{i})²""",
         "metrics.py::accuracy metrics.py::per_class_accuracy metrics.py::regression_errors",
@@ -192,18 +192,18 @@ ROWS = (
 
 @functools.cache
 def docstrings() -> dict[str, str]:
-    """Each experiment's docstring, read without importing it."""
+    """The docstring of each experiment; imports none of them."""
     files = sorted(f for f in FOLDER.glob("*.py") if f.stem not in NOT_EXPERIMENTS and not f.stem.startswith("_"))
     return {f.stem: ast.get_docstring(ast.parse(f.read_text())) or "" for f in files}
 
 
 @functools.cache
-def shown_rows() -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Each command with the rows that it shows, as docstrings say; none for an experiment beyond the notes."""
+def rows_by_command() -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The rows that each command shows, as its docstring says; none for an experiment beyond the notes."""
     found: dict[tuple[str, ...], tuple[int, ...]] = {}
     for name, text in docstrings().items():
-        said = re.search(r"^Rows? ([\d, andto]+) of the notes' systems", text, re.MULTILINE)
-        found[name,] = _numbers(said[1]) if said else ()
+        match = re.search(r"^Rows? ([\d, andto]+) of the notes' systems", text, re.MULTILINE)
+        found[name,] = _numbers(match[1]) if match else ()
         for arguments, row in re.findall(r"with `(--[^`]+)` row (\d+)", text):
             found[(name, *arguments.split())] = (int(row),)
     return found
@@ -216,11 +216,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def markdown() -> str:
-    """The table for the README, with a link in every cell."""
+    """The table for experiments/README.md, with a link in every cell."""
     lines = ["| # | system | code | test | experiment |", "|---|---|---|---|---|"]
-    link = lambda reference: "[{1}]({0})".format(*reference.split("::"))
+    link = lambda reference: "[{1}](../{0})".format(*reference.split("::"))
     for row in ROWS:
-        experiments = [f"[{' '.join(command)}](experiments/{command[0]}.py)" for command in row.experiments]
+        experiments = [f"[{' '.join(command)}]({command[0]}.py)" for command in row.experiments]
         cells = (", ".join(map(link, row.code)), ", ".join(map(_test_link, row.tests)), ", ".join(experiments))
         lines.append(f"| {row.number} | {row.system} | {cells[0]} | {cells[1]} | {cells[2] or 'its test'} |")
     return "\n".join(lines)
@@ -228,7 +228,7 @@ def markdown() -> str:
 
 def _test_link(reference: str) -> str:
     file, name = reference.split("::")
-    return f"[{name.removeprefix('test_').replace('_', ' ')}]({file})"
+    return f"[{name.removeprefix('test_').replace('_', ' ')}](../{file})"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Every activation with its hand-written derivative, and why ReLU: data with kinks, fitted by ReLU and by tanh units.
+"""Each activation with its hand-written derivative; ReLU units fit kinks, tanh units fit a sine.
 
 Row 7 of the notes' systems (notes 002, "Activation functions"; 001, "Why ReLU?": it best captures the kinks in data).
-Expect every derivative to equal autodiff's, ReLU units to fit data with kinks at least 10 times closer than as many
-tanh units, and tanh units to fit a sine at least 3 times closer than ReLU units: the unit that has the data's shape
-wins.
+Expect every derivative to equal autodiff's. On data with kinks expect ReLU units to fit at least 10 times closer than
+as many tanh units. On a sine expect tanh units to fit at least 3 times closer than ReLU units. The units with the
+data's shape win.
 """
 
 import time
@@ -23,10 +23,10 @@ from jaxmlp.activations import Activation, Softmax
 
 @dataclass(frozen=True)
 class Settings:
-    units: int = 32  # in the hidden layer of the fits
-    starts: int = 20  # networks fitted at once, of which the median is told
+    units: int = 32  # hidden units of the fitted networks
+    starts: int = 20  # random starts, fitted at once; the table has their median
     steps: int = 4000  # full-batch steps of Adam
-    learning_rate: float = 0.02  # at the start; it falls to 0 along a cosine
+    learning_rate: float = 0.02  # first rate; it falls to 0 along a cosine
     key: int = 0
     quick: bool = False  # 8 starts, 2,000 steps
 
@@ -42,9 +42,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         raise ValueError(f"units, starts and steps are {settings.units}, {settings.starts}, {settings.steps}; "
                          "expected at least 1 of each")  # fmt: skip
     with jax.enable_x64(True):
-        z = np.linspace(-6, 6, 1200)  # an even number: 0, where some have a kink, is none of them
+        z = np.linspace(-6, 6, 1200)  # an even number leaves out 0, where some have a kink
         curves = dict(zip(NAMES, jax.tree.map(np.asarray, _curves(z)), strict=True))
-    out.table("f over z from -6 to 6, f' by hand and its distance to autodiff's (float64)", _table(curves))
+    out.table("ranges of f and f' over z from -6 to 6; distance of f' by hand from autodiff (float64)", _table(curves))
     out.picture("activations", _grid(z, curves))
     fits, rows, shown = {}, [], {"derivatives": max(float(np.abs(df - auto).max()) for _, df, auto in curves.values())}
     for name in ("relu", "tanh"):
@@ -58,7 +58,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             rows.append({"units": name, "data": data, "median error": f"{np.median(errors):.2e}",
                          "10% to 90%": f"{np.percentile(errors, 10):.1e} to {np.percentile(errors, 90):.1e}",
                          "seconds, both": f"{seconds:.1f}"})  # fmt: skip
-    out.table(f"1-{settings.units}-1 fitted to 200 points: root of the mean squared error over the starts", rows)
+    out.table(f"1-{settings.units}-1 fitted to 200 points: root mean squared error, over the starts", rows)
     out.numbers("fits", {"x": X[:, 0], **{f"{d}, {n}": Y[:, 0] for (d, n), Y in fits.items()}})
     out.picture("kinks", _fits(fits, shown))
     out.close()
@@ -66,7 +66,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _component(activation: Activation) -> tuple[activations.Elementwise, activations.Elementwise]:
-    """Its `f` and `f'`; of softmax the first output, as a function of the first of three pre-activations."""
+    """Its `f` and `f'`. Of softmax: the first output as a function of the first of three pre-activations."""
     if not isinstance(activation, Softmax):
         return activation.f, activation.df
     beside = lambda z: jnp.stack([z, jnp.zeros_like(z), jnp.zeros_like(z)])
@@ -91,10 +91,10 @@ def _table(curves) -> list[dict[str, str]]:
 
 
 def _fit(activation: str, settings: Settings) -> np.ndarray:
-    """The outputs `(targets, starts, m, 1)` of 1-units-1 networks fitted at once from random starts by Adam."""
+    """The outputs `(targets, starts, m, 1)` of 1-units-1 networks; Adam fits all of them at once."""
     starts, steps = (8, 2000) if settings.quick else (settings.starts, settings.steps)
     net = jm.MLP((1, settings.units, 1), activation)
-    spread = jax.nn.initializers.normal(1.0)  # biases, so that the units' kinks and bends lie all over the data
+    spread = jax.nn.initializers.normal(1.0)  # biases that spread the units' kinks and bends over the data
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
 
     def fit(key, Y):
@@ -110,17 +110,19 @@ def _fit(activation: str, settings: Settings) -> np.ndarray:
 def _grid(z, curves):
     figure, axes = plotting.figure(3, 4, size=(2.8, 2.3), sharex=True)
     for (name, (f, df, _)), ax in zip(curves.items(), axes.flat, strict=True):
-        for values, colour, style, label in ((f, plotting.BLUE, "-", "$f(z)$"), (df, plotting.RED, "--", "$f'(z)$")):
+        for values, color, style, label in ((f, plotting.BLUE, "-", "$f(z)$"), (df, plotting.RED, "--", "$f'(z)$")):
             values = values.copy()
-            values[1:][np.abs(np.diff(values)) > 0.5] = np.nan  # a jump is no line
-            ax.plot(z, values, style, color=colour, label=label)
+            values[1:][np.abs(np.diff(values)) > 0.5] = np.nan  # draws no line across a jump
+            ax.plot(z, values, style, color=color, label=label)
         ax.set_title(name, fontsize="medium")
         ax.set(xlim=(-4, 4), ylim=(-1.25, 2.25))
-        ax.axhline(0, color="grey", linewidth=0.6)
-        ax.axvline(0, color="grey", linewidth=0.6)
+        ax.axhline(0, color="gray", linewidth=0.6)
+        ax.axvline(0, color="gray", linewidth=0.6)
         ax.grid(alpha=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("pre-activation $z$")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$f(z)$ and $f'(z)$")
     axes[0][0].legend(fontsize="small")
     return figure
 
@@ -128,10 +130,10 @@ def _grid(z, curves):
 def _fits(fits, shown):
     figure, axes = plotting.figure(1, 2, size=(5.2, 3.6), sharey=True)
     for ax, (data, Y) in zip(axes, TARGETS.items(), strict=True):
-        ax.plot(X, Y, ".", color="grey", markersize=3, label="data")
-        for name, colour, style in (("relu", plotting.BLUE, "-"), ("tanh", plotting.ORANGE, "--")):
+        ax.plot(X, Y, ".", color="gray", markersize=3, label="data")
+        for name, color, style in (("relu", plotting.BLUE, "-"), ("tanh", plotting.ORANGE, "--")):
             ax.plot(
-                X, fits[data, name], style, color=colour, label=f"{name}: median error {shown[f'{data}, {name}']:.1e}"
+                X, fits[data, name], style, color=color, label=f"{name}: median error {shown[f'{data}, {name}']:.1e}"
             )
         ax.set(xlabel="$x$", title=data, ylim=(-1.15, 1.85))
         ax.grid(alpha=0.3)

@@ -1,8 +1,8 @@
-"""Backward rules side by side on MNIST: accuracy, and the angle between each rule's gradient and the true one.
+"""Nine backward rules on MNIST: accuracy, and the angle of each rule's gradient to the true one.
 
-A network 784-256-256-10 is trained by each rule from the same weights; after each epoch the angle between the rule's
-mean gradient and backpropagation's is taken at each layer, on the same 1,000 examples. Expect feedback alignment
-and direct feedback alignment to reach at least 96.5%, and their angle at the first hidden layer to fall from about 90
+Each rule trains a network 784-256-256-10 from the same weights. After each epoch the run takes the angle between the
+rule's mean gradient and backpropagation's at each layer, on the same 1,000 examples. Expect feedback alignment and
+direct feedback alignment to reach at least 96.5%. Expect their angle at the first hidden layer to fall from about 90
 degrees (random) to below 80: the weights learn to agree with the feedback (Lillicrap et al. 2016, Nokland 2016).
 Backpropagation's angle is 0. Kolen and Pollack's feedback ends near backpropagation.
 """
@@ -25,27 +25,27 @@ from jaxmlp.data import scale_pixels
 
 @dataclass(frozen=True)
 class Settings:
-    hidden: tuple[int, ...] = (256, 256)
-    activation: str = "tanh"
+    hidden: tuple[int, ...] = (256, 256)  # widths of the hidden layers
+    activation: str = "tanh"  # activation of the hidden layers
     epochs: int = 15
     batch_size: int = 128
-    learning_rate: float = 0.1  # at the start; it falls to 0 along a cosine
-    decay: float = 1e-4  # of the weights each step, under kolen_pollack
+    learning_rate: float = 0.1  # first rate; it falls to 0 along a cosine
+    decay: float = 1e-4  # decay of the weights in each step of Kolen and Pollack's rule
     key: int = 0
     quick: bool = False  # 12,000 examples, 2 epochs, three rules
 
 
 def contestants(settings: Settings, steps: int) -> dict[str, tuple[jm.Rule, Any]]:
-    """Each rule with its optimiser: momentum, the same for all but for Kolen and Pollack's decay."""
+    """Each rule with its optimizer: the same momentum for all, and a decay for Kolen and Pollack."""
     sgd = optax.sgd(optax.cosine_decay_schedule(settings.learning_rate, steps), momentum=0.9)
     named = {
         "backpropagation": rules.backprop,
         "feedback alignment": rules.feedback_alignment(),
         "direct feedback alignment": rules.direct_feedback_alignment(),
-        "sign symmetric": rules.normalised(rules.sign_symmetric()),
+        "sign symmetric": rules.normalized(rules.sign_symmetric()),
         "sign, random magnitudes": rules.sign_symmetric("he"),
         "clipped": rules.clipped(0.1),
-        "normalised": rules.normalised(),
+        "normalized": rules.normalized(),
         "dropped": rules.dropped(0.5),
     }
     pairs = {name: (rule, sgd) for name, rule in named.items()}
@@ -57,7 +57,7 @@ def contestants(settings: Settings, steps: int) -> dict[str, tuple[jm.Rule, Any]
 
 
 def train(net: jm.MLP, rule: jm.Rule, optimizer, data: training.Data, test, settings: Settings, epochs: int):
-    """Test accuracy after the last epoch, and the angles `(epochs + 1, layers)`."""
+    """The test accuracy after the last epoch, and the angles `(epochs + 1, layers)`."""
     plan = training.Plan(net, optimizer, settings.batch_size, -(-len(data.X) // settings.batch_size),
                          preprocess=scale_pixels, rule=rule, accuracy=True)  # fmt: skip
     key = jax.random.key(settings.key)
@@ -95,15 +95,15 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         rows.append(row | {"seconds": f"{time.perf_counter() - began:.1f}"})
         shown |= {f"{name}, accuracy": accuracy, f"{name}, angle": float(angles[name][-1, 0])}
         print(f"{name}: {accuracy:.2%}", flush=True)
-    out.table(f"{net}, {epochs} epochs; angles in degrees from backpropagation's gradient, before and after", rows)
+    out.table(f"{net}, {epochs} epochs; angles to backpropagation's gradient in degrees, before and after", rows)
     columns = {f"{name}, layer {l + 1}": a[:, l] for name, a in angles.items() for l in range(net.depth)}
     out.numbers("angles", {"epoch": range(epochs + 1), **columns})
     figure, axes = plotting.figure(1, net.depth - 1, size=(5, 4), sharey=True, squeeze=False)
     styles = ["-"] * len(plotting.PALETTE) + ["--"] * len(plotting.PALETTE)
     for layer, ax in enumerate(axes[0], start=1):
-        for (name, a), colour, style in zip(angles.items(), plotting.PALETTE * 2, styles, strict=False):
-            ax.plot(range(epochs + 1), a[:, layer - 1], style, color=colour, label=name)
-        ax.axhline(90, color="grey", linewidth=0.8, linestyle=":")
+        for (name, a), color, style in zip(angles.items(), plotting.PALETTE * 2, styles, strict=False):
+            ax.plot(range(epochs + 1), a[:, layer - 1], style, color=color, label=name)
+        ax.axhline(90, color="gray", linewidth=0.8, linestyle=":")
         ax.set(xlabel="epoch", title=f"hidden layer {layer}", ylim=(-3, 100))
         ax.grid(alpha=0.3)
     axes[0][0].set_ylabel("angle to the true gradient (degrees)")

@@ -1,10 +1,10 @@
-"""Exponentially weighted averages, and momentum, RMSprop and Adam, which are built on them.
+"""Exponentially weighted averages, and momentum, RMSprop and Adam built on them.
 
 Row 24 of the notes' systems (note 002, "Exponentially weighted averages"). `v_t = beta v_(t-1) + (1 - beta) x_t` from
-`v_0 = 0`; divided by `1 - beta^t` it is an average, `(1 - beta) sum_i beta^(t-i) x_i / (1 - beta^t)`. Expect both
-forms, and each optimiser written with the average in a few lines and optax's, to agree to the last digits of float64;
-the average without the correction to start far too low; and on an elongated quadratic each of the three to get closer
-in 60 steps than plain descent.
+`v_0 = 0`. Divided by `1 - beta^t` it is an average, `(1 - beta) sum_i beta^(t-i) x_i / (1 - beta^t)`. Expect both
+forms to agree to the last digits of float64, and each optimizer that is written with the average to agree with optax's.
+Expect the average without the correction to start far too low. On an elongated quadratic expect each of the three
+optimizers to come closer to the minimum in 60 steps than plain descent.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from jaxmlp import plotting
 
 @dataclass(frozen=True)
 class Settings:
-    days: int = 365  # of the series that is averaged
+    days: int = 365  # days of the averaged series
     betas: tuple[float, ...] = (0.5, 0.9, 0.98)
-    steps: int = 60  # of descent on the quadratic
-    network_steps: int = 100  # of training a network, in which the optimisers are compared with optax's
+    steps: int = 60  # steps of descent on the quadratic
+    network_steps: int = 100  # steps of training a network, for the comparison with optax
     seed: int = 0
     quick: bool = False  # nothing here is slow
 
@@ -35,12 +35,12 @@ def average(v, x, beta):
     return jax.tree.map(lambda v, x: beta * v + (1 - beta) * x, v, x)
 
 
-def corrected(v, beta, t):
-    """`v_t / (1 - beta^t)`: without it the zero that `v_0` is counts, too."""
+def correct(v, beta, t):
+    """`v_t / (1 - beta^t)`, which takes the zero of `v_0` out of the average."""
     return jax.tree.map(lambda v: v / (1 - beta**t), v)
 
 
-# An optimiser: (state, gradient, t = 1, 2, ..) -> (the step to subtract, state), from a state of (0, 0).
+# An optimizer: (state, gradient, t = 1, 2, ..) -> (the step to subtract, state). The first state is (0, 0).
 def momentum(state, g, t, rate=0.001, beta=0.9):
     v = average(state[0], g, beta)
     return jax.tree.map(lambda v: rate * v, v), (v, state[1])
@@ -54,7 +54,7 @@ def rmsprop(state, g, t, rate=0.001, beta=0.9, epsilon=1e-8):
 def adam(state, g, t, rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-8):
     v, s = average(state[0], g, beta1), average(state[1], jax.tree.map(jnp.square, g), beta2)
     step = lambda v, s: rate * v / (jnp.sqrt(s) + epsilon)
-    return jax.tree.map(step, corrected(v, beta1, t), corrected(s, beta2, t)), (v, s)
+    return jax.tree.map(step, correct(v, beta1, t), correct(s, beta2, t)), (v, s)
 
 
 def descent(state, g, t, rate=0.001):
@@ -62,7 +62,7 @@ def descent(state, g, t, rate=0.001):
 
 
 OPTIMIZERS = {"descent": descent, "momentum": momentum, "RMSprop": rmsprop, "Adam": adam}
-# optax's momentum sums, v = beta v + g, so that its rate is (1 - beta) times that of an average.
+# optax's momentum is a sum, v = beta v + g: its rate is (1 - beta) times the rate of an average.
 OPTAX = {
     "descent": optax.sgd(0.001),
     "momentum": optax.sgd((1 - 0.9) * 0.001, momentum=0.9),
@@ -75,25 +75,25 @@ RATES = {"descent": 0.035, "momentum": 0.2, "RMSprop": 0.3, "Adam": 0.6}  # on t
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
     if settings.days < 2 or min(settings.steps, settings.network_steps) < 1 or not settings.betas:
-        raise ValueError(f"{settings}, expected at least 2 days, 1 step of each, and a beta")
+        raise ValueError(f"settings are {settings}, expected at least 2 days, 1 step of each kind, and a beta")
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise ValueError(f"betas is {settings.betas}, expected numbers of at least 0 and below 1")
     x = _temperatures(settings)
     with jax.enable_x64(True):
         averages = {beta: tuple(map(np.asarray, _averages(x, beta))) for beta in settings.betas}
-        differences = {name: _compared(name, settings) for name in OPTIMIZERS}
+        differences = {name: _compare_with_optax(name, settings) for name in OPTIMIZERS}
         paths = {name: np.asarray(_path(name, settings.steps)) for name in OPTIMIZERS}
     closed = {beta: float(np.abs(fair - _closed_form(x, beta)).max()) for beta, (_, fair) in averages.items()}
-    out.table("averages of a year's temperatures: 1 / (1 - beta) days count", [
+    out.table("averages of daily temperatures; an average has about 1 / (1 - beta) days of memory", [
         {"beta": f"{beta:g}", "days": f"{1 / (1 - beta):.0f}", "day 1": f"{x[0]:.2f}", "uncorrected": f"{raw[0]:.2f}",
          "corrected": f"{fair[0]:.2f}", "deviation around the season": f"{np.std(fair - _season(settings)):.2f}",
          "corrected - closed form": f"{closed[beta]:.1e}"}
         for beta, (raw, fair) in averages.items()
     ])  # fmt: skip
     left = {name: float(_height(path[-1]) / _height(path[0])) for name, path in paths.items()}
-    out.table(f"optimisers written with the average: weights after {settings.network_steps} steps against optax's, and "
-              f"what is left of the quadratic's cost after {settings.steps}", [
-        {"optimiser": name, "largest difference from optax": f"{differences[name]:.1e}", "rate on the quadratic":
+    out.table(f"optimizers written with the average: weights after {settings.network_steps} steps against optax's, and "
+              f"the share of the quadratic's cost left after {settings.steps}", [
+        {"optimizer": name, "largest difference from optax": f"{differences[name]:.1e}", "rate on the quadratic":
          f"{RATES[name]:g}", "cost left": f"{left[name]:.1e}"}
         for name in OPTIMIZERS
     ])  # fmt: skip
@@ -115,7 +115,7 @@ def _season(settings: Settings) -> np.ndarray:
 
 
 def _temperatures(settings: Settings) -> np.ndarray:
-    """Degrees Celsius, one a day: a season, and noise of deviation 3."""
+    """A temperature in degrees Celsius for each day: a season, and noise of deviation 3."""
     return _season(settings) + np.random.default_rng(settings.seed).normal(0, 3, settings.days)
 
 
@@ -124,7 +124,7 @@ def _averages(x: np.ndarray, beta: float):
 
     def day(v, tx):
         v = average(v, tx[1], beta)
-        return v, (v, corrected(v, beta, tx[0]))
+        return v, (v, correct(v, beta, tx[0]))
 
     return jax.lax.scan(day, jnp.zeros(()), (jnp.arange(1.0, len(x) + 1), jnp.asarray(x)))[1]
 
@@ -136,8 +136,8 @@ def _closed_form(x: np.ndarray, beta: float) -> np.ndarray:
     return (1 - beta) * power @ x / (1 - float(beta) ** t)
 
 
-def _compared(name: str, settings: Settings) -> float:
-    """The largest difference between weights trained by ours and by optax's."""
+def _compare_with_optax(name: str, settings: Settings) -> float:
+    """The largest difference between weights that this optimizer trains and weights that optax's trains."""
     rng = np.random.default_rng(settings.seed)
     net = jm.MLP((3, 8, 1), "tanh")
     X = jnp.asarray(rng.normal(size=(50, 3)))
@@ -161,7 +161,7 @@ def _compared(name: str, settings: Settings) -> float:
 
 
 def _run(optimizer: Callable, gradient: Callable, start, steps: int):
-    """The weights after so many steps, and along them."""
+    """The weights after `steps` steps, and after each of them."""
 
     def step(carry, t):
         w, state = carry
@@ -175,7 +175,7 @@ def _run(optimizer: Callable, gradient: Callable, start, steps: int):
 
 
 def _path(name: str, steps: int):
-    """Descent on `1/2 sum c w^2`, `(steps + 1, 2)`."""
+    """The weights `(steps + 1, 2)` along descent on `1/2 sum c w^2`."""
     start = jnp.asarray([-9.0, 2.0])
     optimizer = lambda state, g, t: OPTIMIZERS[name](state, g, t, rate=RATES[name])
     along = jax.jit(lambda start: _run(optimizer, lambda w: CURVATURES * w, start, steps)[1])(start)
@@ -190,12 +190,12 @@ def _series(x, averages):
     figure, (whole, first) = plotting.figure(1, 2, size=(5.4, 3.8))
     day = np.arange(1, len(x) + 1)
     for ax, until in ((whole, len(x)), (first, min(60, len(x)))):
-        ax.plot(day[:until], x[:until], ".", color="darkgrey", markersize=4, label="temperature")
-        for (beta, (raw, fair)), colour in zip(averages.items(), plotting.PALETTE, strict=False):
-            ax.plot(day[:until], fair[:until], color=colour, label=f"$\\beta$ = {beta:g}")
+        ax.plot(day[:until], x[:until], ".", color="darkgray", markersize=4, label="temperature")
+        for (beta, (raw, fair)), color in zip(averages.items(), plotting.PALETTE, strict=False):
+            ax.plot(day[:until], fair[:until], color=color, label=f"$\\beta$ = {beta:g}")
             if ax is first:
-                ax.plot(day[:until], raw[:until], "--", color=colour, label=f"$\\beta$ = {beta:g}, uncorrected")
-        ax.set(xlabel="day", ylabel="degrees Celsius")
+                ax.plot(day[:until], raw[:until], "--", color=color, label=f"$\\beta$ = {beta:g}, uncorrected")
+        ax.set(xlabel="day", ylabel="temperature (degrees Celsius)")
         ax.grid(alpha=0.3)
     whole.legend(fontsize="small")
     first.legend(fontsize="small", ncols=2, loc="lower right")

@@ -1,11 +1,11 @@
-"""Batch, mini-batch and stochastic descent: the cost against epochs and against seconds, and the noise of the path.
+"""Full batch, mini-batch and single examples: the cost by epoch and by second, and the noise of a step.
 
-Row 22 of the notes' systems (note 002, "Mini Batch Gradient Descent", "Choosing your mini-batch size"). 784-64-10 on
-digits by plain SGD, each size with the best of three rates (smaller steps where the gradient is noisier, as the notes
-say). Expect the smaller the batch the fewer epochs to a low cost, and a size in between to be the first in seconds:
-the steps of size 1 are not vectorised, those of the full batch are few. The noise of a step,
-`E ||g_b - g||^2 / ||g||^2`, falls as 1 / b (times what drawing without replacement leaves, `(m - b) / (m - 1)`). And
-the full batch is one step of the mean gradient, size 1 the per-example rule, to 1e-12 in float64.
+Row 22 of the notes' systems (note 002, "Mini Batch Gradient Descent", "Choosing your mini-batch size"). 784-64-10
+learns digits by plain SGD. Each size has the best of three rates: a noisier gradient needs smaller steps, as the notes
+say. Expect smaller batches to reach a low cost in fewer epochs. In seconds expect a size in between to be the first:
+steps of size 1 cannot use vector products, and the full batch makes few steps. The noise of a step,
+`E ||g_b - g||^2 / ||g||^2`, falls as 1 / b, times `(m - b) / (m - 1)` for drawing without replacement. To 1e-12 in
+float64, an epoch of the full batch is one step of the mean gradient, and an epoch of size 1 is the per-example rule.
 """
 
 from dataclasses import dataclass
@@ -22,24 +22,23 @@ from experiments.output import Output
 from jaxmlp import plotting, training
 from jaxmlp.check import error
 from jaxmlp.data import scale_pixels
-from jaxmlp.training._epoch import epoch_key
-from jaxmlp.training.sampling import draws
+from jaxmlp.training.sampling import draw
 
-RATES = {1: 0.02, 10: 0.2, 64: 0.6, 512: 1.0}  # each the best of three: itself, about a half, about a fifth
-FULL_RATE = 0.5  # of 0.2, 0.5 and 1
+RATES = {1: 0.02, 10: 0.2, 64: 0.6, 512: 1.0}  # each is the best of three: it, about a half of it, about a fifth
+FULL_RATE = 0.5  # the best of 0.2, 0.5 and 1
 
 
 @dataclass(frozen=True)
 class Settings:
-    examples: int = 6000  # of MNIST
-    sizes: tuple[int, ...] = (1, 10, 64, 512)  # of batches, beside the full one
-    epochs: int = 20
-    full_batch_epochs: int = 400  # one step each
-    reach: float = 0.2  # a cost: after how many epochs and seconds each size is below it
-    shown: int = 150  # steps whose own cost is drawn
-    draws: int = 200  # batches of each size by which the noise is measured
+    examples: int = 6000  # examples of MNIST
+    sizes: tuple[int, ...] = (1, 10, 64, 512)  # batch sizes beside the full batch
+    epochs: int = 20  # epochs of each size
+    full_batch_epochs: int = 400  # epochs of the full batch, one step each
+    reach: float = 0.2  # the table has the epochs and seconds to this cost
+    shown: int = 150  # steps whose batch's cost is drawn
+    draws: int = 200  # batches of each size that measure the noise
     key: int = 0
-    quick: bool = False  # 2,000 examples, 3 epochs, of the full batch 60, 40 draws
+    quick: bool = False  # 2,000 examples, 3 epochs (60 of the full batch), 40 draws
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -65,11 +64,11 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         paths[size] = _path(net, params, X, Y, size, rate, settings)
         out.numbers(f"history_{size}", histories[size])
     out.table(f"{net}, {m:,} digits; seconds without compilation", rows)
-    out.say(f"an epoch of the full batch and one step of the examples' mean gradient: {checks['full']:.1e} apart")
-    out.say(f"an epoch of size 1 and W <- W - eta delta a^T, example by example: {checks['one']:.1e} apart")
+    out.say(f"an epoch of the full batch differs from one step of the mean gradient by {checks['full']:.1e}")
+    out.say(f"an epoch of size 1 differs from W <- W - eta delta a^T, example by example, by {checks['one']:.1e}")
     out.picture("batch_size", _picture(m, histories, paths, noise))
     out.close()
-    ratios = [measured / foretold for measured, foretold in noise.values()]
+    ratios = [measured / predicted for measured, predicted in noise.values()]
     costs = {size: history["cost"] for size, history in histories.items()}
     return {**checks, "noise, least": min(ratios), "noise, most": max(ratios),
             "mini_batch": float(min(costs[size][-1] for size in rates)),
@@ -77,7 +76,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _checks(net: jm.MLP, X, Y, key: int) -> dict[str, float]:
-    """An epoch of the full batch and of size 1 against the notes' words for them, float64."""
+    """An epoch of the full batch and one of size 1 against the notes' rules for them, in float64."""
     params = jm.init(net, jax.random.key(key))
     with jax.enable_x64(True):
         params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), params)
@@ -87,12 +86,12 @@ def _checks(net: jm.MLP, X, Y, key: int) -> dict[str, float]:
         for name, size in (("full", len(X)), ("one", 1)):
             plan = training.Plan(net, optax.sgd(rate), size, len(X) // size)
             state = training.start(plan, params, data, jax.random.key(key))
-            ours = epoch(plan, state, data)[0].params
+            ours = epoch(plan, state, data, key=jax.random.key(key))[0].params
             if name == "full":
                 each = jax.jit(lambda p, X, Y: jm.per_example_gradients(jm.backprop(net, p, X, Y)))
                 expected = jax.tree.map(lambda w, g: w - rate * np.mean(g, 0), params, each(params, *data[:2]))
             else:
-                order = draws(plan, data, epoch_key(state), random=False).index
+                order = draw(plan, data, jax.random.key(key), random=False).index
                 assert order is not None
                 expected = _by_the_rule(net, params, data, np.ravel(order), rate)
             pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True)
@@ -101,7 +100,7 @@ def _checks(net: jm.MLP, X, Y, key: int) -> dict[str, float]:
 
 
 def _by_the_rule(net: jm.MLP, params, data: training.Data, order, rate: float):
-    """`W <- W - eta delta a^T` and `b <- b - eta delta`, one example after the other."""
+    """The weights after `W <- W - eta delta a^T` and `b <- b - eta delta`, example by example."""
 
     @jax.jit
     def step(params, x, y):
@@ -116,7 +115,7 @@ def _by_the_rule(net: jm.MLP, params, data: training.Data, order, rate: float):
 
 
 def _noise(net: jm.MLP, params, X, Y, sizes, count: int, key: int) -> dict[int, tuple[float, float]]:
-    """For each size `E ||g_b - g||^2 / ||g||^2` over so many batches, and what one example's variance foretells."""
+    """For each size `E ||g_b - g||^2 / ||g||^2` over `count` batches, and its prediction by one example's variance."""
     m = len(X)
     flat = lambda grads: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
@@ -128,7 +127,7 @@ def _noise(net: jm.MLP, params, X, Y, sizes, count: int, key: int) -> dict[int, 
     g, spread = moments(params, X, Y)
 
     @partial(jax.jit, static_argnames="size")
-    def off(keys, size):
+    def measure(keys, size):
         def one(key):
             batch = jax.random.permutation(key, m)[:size]
             g_b = flat(jm.value_and_grad(net, params, X[batch], Y[batch], preprocess=scale_pixels)[1])
@@ -137,18 +136,18 @@ def _noise(net: jm.MLP, params, X, Y, sizes, count: int, key: int) -> dict[int, 
         return jax.lax.map(one, keys).mean()
 
     keys = jax.random.split(jax.random.key(key), count)
-    at = lambda size: (off(keys, size), spread / size * (m - size) / (m - 1))
-    return {size: (float(measured / (g @ g)), float(foretold / (g @ g)))
-            for size in sizes for measured, foretold in [at(size)]}  # fmt: skip
+    at = lambda size: (measure(keys, size), spread / size * (m - size) / (m - 1))
+    return {size: (float(measured / (g @ g)), float(predicted / (g @ g)))
+            for size in sizes for measured, predicted in [at(size)]}  # fmt: skip
 
 
 def _fit(net: jm.MLP, params, X, Y, size: int, rate: float, epochs: int, pictures):
-    """The history, without the time of compilation, and the test accuracy after the last epoch."""
-    again = lambda epochs: jm.fit(net, params, (X, Y), optimizer=optax.sgd, hyper={"learning_rate": rate},
-                                  epochs=epochs, batch_size=size, key=jax.random.key(size), preprocess=scale_pixels,
-                                  progress=False)  # fmt: skip
-    again(1)  # compiles
-    result = again(epochs)
+    """The history, its seconds without compilation, and the test accuracy after the last epoch."""
+    fit = lambda epochs: jm.fit(net, params, (X, Y), optimizer=optax.sgd, hyper={"learning_rate": rate},
+                                epochs=epochs, batch_size=size, key=jax.random.key(size), preprocess=scale_pixels,
+                                progress=False)  # fmt: skip
+    fit(1)  # compiles
+    result = fit(epochs)
     Y_hat = jm.predict(net, result.params, pictures.X_test, preprocess=scale_pixels)
     return result.history, float(jm.metrics.accuracy(Y_hat, pictures.Y_test))
 
@@ -161,11 +160,11 @@ def _row(settings: Settings, m: int, size: int, rate: float, history, accuracy: 
             "steps an epoch": f"{-(-m // size):,}", "epochs": str(len(seconds)), "seconds": f"{seconds[-1]:.1f}",
             "cost": f"{history['cost'][-1]:.4f}", "test accuracy": f"{accuracy:.2%}",
             f"epochs to {settings.reach:g}": reached[0], f"seconds to {settings.reach:g}": reached[1],
-            "noise of a step": f"{noise[0]:.3g}", "foretold": f"{noise[1]:.3g}"}  # fmt: skip
+            "noise of a step": f"{noise[0]:.3g}", "predicted": f"{noise[1]:.3g}"}  # fmt: skip
 
 
 def _path(net: jm.MLP, params, X, Y, size: int, rate: float, settings: Settings) -> np.ndarray:
-    """The cost of each batch as it is met, over the first steps."""
+    """The cost of each step's batch before the step, over the first steps."""
     m = len(X)
     keys = jax.random.split(jax.random.key(settings.key), -(-settings.shown * size // m))
     order = jax.vmap(lambda key: jax.random.permutation(key, m))(keys).ravel()[: settings.shown * size]
@@ -181,27 +180,23 @@ def _picture(m: int, histories, paths, noise):
     figure, axes = plotting.figure(2, 2, size=(5.4, 3.7))
     (by_epoch, by_second), (by_step, by_size) = axes
     name = lambda size: f"{size:,} (full)" if size == m else f"{size:,}"
-    for (size, history), colour in zip(histories.items(), plotting.PALETTE, strict=False):
+    for (size, history), color in zip(histories.items(), plotting.PALETTE, strict=False):
         steps = -(-m // size)
-        # the mean over an epoch's batches, as they were met, is the cost in the epoch's middle
+        # the mean cost over an epoch's batches is the cost in the middle of the epoch
         at = history["epoch"] - 1 + (steps - 1) / (2 * steps)
         seconds = at * history["seconds"].sum() / len(at)
-        by_epoch.plot(at, history["cost"], color=colour, label=name(size))
-        by_second.plot(seconds[1:], history["cost"][1:], color=colour)
-        by_step.plot(np.arange(1, len(paths[size]) + 1), paths[size], color=colour, linewidth=0.9)
-    by_epoch.set(
-        xlabel="epoch",
-        ylabel="cost (mean loss)",
-        yscale="log",
-        xlim=(0, min(len(h["epoch"]) for h in histories.values())),
-    )
-    by_second.set(xlabel="seconds, without compilation", ylabel="cost (mean loss)", xscale="log", yscale="log")
-    by_step.set(xlabel="step", ylabel="cost of the step's own batch", ylim=(0, 4))
+        by_epoch.plot(at, history["cost"], color=color, label=name(size))
+        by_second.plot(seconds[1:], history["cost"][1:], color=color)
+        by_step.plot(np.arange(1, len(paths[size]) + 1), paths[size], color=color, linewidth=0.9)
+    shortest = min(len(history["epoch"]) for history in histories.values())
+    by_epoch.set(xlabel="epoch", ylabel="cost (mean loss)", yscale="log", xlim=(0, shortest))
+    by_second.set(xlabel="time without compilation (seconds)", ylabel="cost (mean loss)", xscale="log", yscale="log")
+    by_step.set(xlabel="step", ylabel="cost of the step's batch (mean loss)", ylim=(0, 4))
     sizes = np.asarray(list(noise))  # the full batch has none
-    measured, foretold = np.asarray(list(noise.values())).T
+    measured, predicted = np.asarray(list(noise.values())).T
     by_size.loglog(sizes, measured, "o", color=plotting.BLUE, label="measured")
-    by_size.loglog(sizes, foretold, "--", color="grey", label="variance of one example / b")
-    by_size.set(xlabel="batch size b", ylabel="$E\\|g_b - g\\|^2\\; / \\;\\|g\\|^2$")
+    by_size.loglog(sizes, predicted, "--", color="gray", label="variance of one example / b")
+    by_size.set(xlabel="batch size $b$ (examples)", ylabel="noise of a step, $E\\|g_b - g\\|^2\\; / \\;\\|g\\|^2$")
     for ax in axes.flat:
         ax.grid(alpha=0.3)
     by_epoch.legend(title="batch size", fontsize="small")

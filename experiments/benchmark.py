@@ -1,25 +1,34 @@
-"""Speed: an epoch by hand against every peer and against the limit of the machine; readouts, populations, start-up.
+"""Speed: our epoch beside the same epoch in other libraries and beside the machine's limit.
 
-How it is measured. All contestants of a cell train the same ReLU network from the same weights on the same pictures by
-plain SGD at the same batch size, float32 from 0 to 1 (`bytes` is ours on uint8), every example once an epoch in a new
-order, on as many threads as there are cores. They take turns: each round times one epoch of each, every other round
-backwards, 40 ms apart so that no one's threads still spin in another's time, and without garbage collection. Building,
-compilation and a first epoch (`ready`), and one round more, come before and are not counted. A ratio is taken within a
-round; reported are medians and quartiles of the rounds. Ours and `jax.grad` are one compiled program an epoch, as
-`jm.fit` compiles it, with the accuracy that it keeps; Equinox and flax run a jitted step for each batch sliced from a
-NumPy permutation; PyTorch index_select, zero_grad, backward, step; scikit-learn partial_fit; NumPy the equations.
+Sections: epochs, readouts, rules, options of `fit`, populations, start-up and compilation.
 
-The limit of an epoch is the longer of its matrix products alone, in one compiled program, and of the bytes that it must
-move, at the speed at which this machine reads and writes about as many bytes as the weights are (the next power of 2).
+Task. All contestants of a cell train one ReLU network by plain SGD, from the same weights, on the same pictures, at the
+same batch size. Pictures are float32 from 0 to 1 (`bytes` is ours on uint8). An epoch takes every example once, in a
+new order. Every contestant has as many threads as there are cores.
 
-Expect every peer above 1.00 times ours (`jax.grad` at 1.00, no less than 0.97: the same program against itself wavers
-by 2%), PyTorch above 2 up to batch 128, scikit-learn above 2.5, and ours at most 1.3 times the limit from batch 128 on,
-1.15 where a layer has 1024 units or more. A table lists what falls short, and what a program at the limit would show.
+Timing. The contestants take turns. Each round times one epoch of each, and every other round runs backwards. Turns are
+40 ms apart, so that no thread spins into another's turn, and Python's garbage collector is off. Building, compiling and
+a first epoch (`ready`) and one more round come before and do not count. Ratios are taken within a round. The tables
+have the medians and quartiles of the rounds.
 
-The extra `benchmark` brings the peers; one that is missing is told of. The machine must be idle: threads that wait for
-each other, as PyTorch's, lose most where they share a core. One cell: `--sections epochs --networks 784-64-10
---batch-sizes 32 --peers torch`. `--compare old.json new.json` compares two runs, `--compare old.json` this run with an
-older one, by the ratios to the peers; it fails where ours has lost more than `--tolerance`.
+Contestants. Ours and `jax.grad` run an epoch as one compiled program, the one of `jm.fit`, which also keeps the
+accuracy. Equinox and Flax run a jitted step for each batch of a NumPy permutation. PyTorch runs index_select,
+zero_grad, backward and step. scikit-learn runs partial_fit, and NumPy the notes' equations.
+
+Limit. An epoch must do its matrix products and move its bytes. The limit is the longer of two times: the products
+alone in one compiled program, and the bytes at the speed at which this machine copies an array as large as the weights
+(rounded up to a power of 2).
+
+Expect every peer to take more than 1.00 times our time. `jax.grad` takes 1.00 times, at least 0.97: two timings of one
+program differ by 2%. PyTorch takes more than 2 times up to batch 128, scikit-learn more than 2.5. From batch 128 on
+ours takes at most 1.3 times the limit, 1.15 where a layer has 1024 units or more. A table lists the cells that miss an
+expectation, with the ratio that a program at the limit would have.
+
+The extra `benchmark` brings the peers; the tables name a peer that is missing. The machine must be idle: a contestant
+whose threads wait for each other, such as PyTorch, loses most when another process uses a core. One cell:
+`--sections epochs --networks 784-64-10 --batch-sizes 32 --peers torch`. `--compare old.json new.json` compares two
+runs by their ratios to the peers, and `--compare old.json` compares this run with an older one. A comparison fails
+where ours has lost more than `--tolerance`.
 """
 
 import dataclasses
@@ -35,25 +44,25 @@ from experiments.datasets import Pictures
 from experiments.output import Output
 
 SECTIONS = ("epochs", "readouts", "rules", "options", "populations", "startup", "compilation")
-OF_TRACES = ("784-64-10", "784-1024-1024-10")  # networks whose readouts, rules and options are looked at
-SHOWN = 20  # changes at most, in a comparison where nothing has been lost
+OF_TRACES = ("784-64-10", "784-1024-1024-10")  # networks whose readouts, rules and options are measured
+SHOWN = 20  # the most changes in the table of a comparison without losses
 
 
 @dataclass(frozen=True)
 class Settings:
-    # readouts, rules and options are measured at 784-64-10 and 784-1024-1024-10 if these are among them
+    # networks of the section epochs; readouts, rules and options take 784-64-10 and 784-1024-1024-10 from among them
     networks: tuple[str, ...] = ("784-64-10", "784-800-10", "784-1024-1024-10", "784-2048-2048-2048-10")
-    batch_sizes: tuple[int, ...] = (1, 10, 32, 128, 512, 4096)  # of the section of epochs
-    peers: tuple[str, ...] = tuple(epochs.PEERS)  # in the section of epochs
-    sections: tuple[str, ...] = SECTIONS  # what is measured
-    rounds: int = 9  # how often each contestant is timed; the median is reported
-    learning_rate: float = 0.01  # of the section of epochs
-    compare: tuple[str, ...] = ()  # an older benchmark.json, and a newer one if nothing is to be run
-    tolerance: float = 1.10  # how many times its older ratio to a peer ours may take, in a comparison
-    quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, the least of each other section
+    batch_sizes: tuple[int, ...] = (1, 10, 32, 128, 512, 4096)  # batch sizes of the section epochs
+    peers: tuple[str, ...] = tuple(epochs.PEERS)  # peers of the section epochs
+    sections: tuple[str, ...] = SECTIONS  # sections to run
+    rounds: int = 9  # timings of each contestant; the tables have their median
+    learning_rate: float = 0.01  # rate of SGD in the section epochs
+    compare: tuple[str, ...] = ()  # an older benchmark.json to compare this run with; or an older and a newer one
+    tolerance: float = 1.10  # a comparison fails where our ratio to a peer has grown by more than this factor
+    quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options
 
-    def checked(self) -> "Settings":
-        """With what `quick` changes; ValueError for what is unknown."""
+    def resolve(self) -> "Settings":
+        """The settings with the changes of `quick`; ValueError for unknown names and for values out of range."""
         for name, known in (("peers", tuple(epochs.PEERS)), ("sections", SECTIONS)):
             for given in getattr(self, name):
                 if given not in known:
@@ -76,40 +85,38 @@ class Settings:
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
-    chosen = settings.checked()
+    chosen = settings.resolve()
     if len(chosen.compare) == 2:
-        return compared(*chosen.compare, chosen.tolerance, out)
+        return compare(*chosen.compare, chosen.tolerance, out)
     for path in chosen.compare:
-        record.read(path)  # before an hour is spent
+        record.read(path)  # fails now, not after an hour of measuring
     out.say(f"{__doc__}")
     kept = record.Record(out.folder / "benchmark.json", dataclasses.asdict(chosen))
     machine = kept.head["machine"]
     out.say(f"{machine['processor']}, {machine['cores']} cores, "
-            f"{machine['memory_bytes_a_second'] / 1e9:.0f} GB/s to and from memory; "
+            f"{machine['memory_bytes_a_second'] / 1e9:.0f} GB/s read and written in memory; "
             + ", ".join(f"{name} {version}" for name, version in kept.head["versions"].items() if version)
             + f"; median of {chosen.rounds} rounds\n")  # fmt: skip
     if (machine["load"] or 0) > 0.5:
-        out.say(
-            f"{machine['load']:.1f} processes were at work before: peers, and ours, are slower than they would be\n"
-        )
-    for cell in measured(chosen, out):
+        out.say(f"the load before this run was {machine['load']:.1f} processes: it slows all contestants down\n")
+    for cell in measure(chosen, out):
         kept.add(cell)
     grid = [cell for cell in kept.cells if cell.section == epochs.SECTION]
     numbers = {}
     if grid:
-        out.table("the grid: the middle and the worst of its cells", epochs.summary(grid))
-        if short := expected.missed(grid):
-            out.table("what was expected and not reached", short)
+        out.table("the grid: the median and the worst of its cells", epochs.summary(grid))
+        if short := expected.shortfalls(grid):
+            out.table("cells that miss an expectation", short)
         out.picture("epochs", epochs.picture(grid))
         numbers = epochs.worst(grid)
     if chosen.compare:
-        numbers |= compared(chosen.compare[0], str(kept.path), chosen.tolerance, out)
+        numbers |= compare(chosen.compare[0], str(kept.path), chosen.tolerance, out)
     out.close()
     return numbers
 
 
-def measured(chosen: Settings, out: Output) -> Iterator[Cell]:
-    """Every cell of the chosen sections as it is done."""
+def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
+    """Yields every cell of the chosen sections when it is done."""
     pictures: Pictures = datasets.load("mnist")
     networks = tuple(network for network in OF_TRACES if network in chosen.networks)
     rest = pictures, chosen.rounds, chosen.quick, out
@@ -128,17 +135,17 @@ def measured(chosen: Settings, out: Output) -> Iterator[Cell]:
         yield from parts[section]()
 
 
-def compared(old: str, new: str, tolerance: float, out: Output) -> dict[str, float]:
-    """Says where ours has lost ground to the peers; ValueError if it has lost more than `tolerance` somewhere."""
+def compare(old: str, new: str, tolerance: float, out: Output) -> dict[str, float]:
+    """Reports where ours has become slower beside the peers; ValueError where by more than `tolerance`."""
     both, old_alone, new_alone = record.changes(record.read(old), record.read(new))
     for name, alone in (("old", old_alone), ("new", new_alone)):
         if alone:
-            out.say(f"in the {name} file alone:\n  " + "\n  ".join(alone))
+            out.say(f"only in the {name} file:\n  " + "\n  ".join(alone))
     if not both:
         raise ValueError(f"{old} and {new} have no cell in common")
     lost = [change for change in both if change.factor > tolerance]
     out.table(f"our time over the peer's, {new} beside {old}: above {tolerance:g}" if lost else
-              "our time over the peer's: the most that was lost", [
+              "our time over the peer's: the largest changes", [
         {"cell": change.cell, "ours": change.ours, "peer": change.peer, "old": f"{change.old:.3f}",
          "new": f"{change.new:.3f}", "new / old": f"{change.factor:.3f}"} for change in lost or both[:SHOWN]
     ])  # fmt: skip

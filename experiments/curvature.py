@@ -1,9 +1,9 @@
-"""The Hessian's largest eigenvalue along training, and the rate at which descent diverges against 2 / eigenvalue.
+"""The Hessian's largest eigenvalue in training, and the rate at which descent diverges.
 
-On a quadratic, gradient descent diverges at rates above `2 / lambda_max`. From weights trained to a minimum, full-batch
-descent is started a little off at rates around that value, lambda_max by Lanczos on the hand-written Hessian
-products: expect the rate at which the cost stops falling within 5% of `2 / lambda_max`. Along full-batch training at a
-fixed rate, expect the largest eigenvalue to rise towards `2 / rate` (Cohen et al. 2021, "edge of stability").
+On a quadratic, gradient descent diverges at rates above `2 / lambda_max`. Lanczos on the hand-written Hessian products
+gives lambda_max at a trained minimum, and full-batch descent starts a little beside the minimum at rates around that
+value. Expect the cost to stop falling at a rate within 5% of `2 / lambda_max`. In full-batch training at a constant
+rate, expect the largest eigenvalue to rise to `2 / rate` (Cohen et al. 2021, "edge of stability").
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from jaxmlp.data import scale_pixels
 
 @dataclass(frozen=True)
 class Settings:
-    examples: int = 500  # of MNIST, the full batch
-    hidden: int = 32
+    examples: int = 500  # examples of MNIST, the full batch
+    hidden: int = 32  # hidden units
     learning_rate: float = 0.2
     epochs: int = 600  # full-batch steps
-    measured: int = 25  # how often the eigenvalues are taken
-    eigenvalues: int = 3
+    measured: int = 25  # number of measurements of the eigenvalues
+    eigenvalues: int = 3  # number of eigenvalues in each measurement
     key: int = 0
     quick: bool = False  # 200 examples, 150 steps, 6 measurements
 
@@ -52,7 +52,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     factors = np.linspace(0.8, 1.2, 17)
     growth = np.asarray([_growth(small, theta, X, pictures.Y[:m], f * 2 / top) for f in factors])
     threshold = float(np.interp(0.0, np.log(growth), factors)) if growth[-1] > 1 > growth[0] else float("nan")
-    out.table("descent from just off a minimum: the cost's excess after 200 steps over before", [
+    out.table("descent from beside a minimum: the excess cost after 200 steps over the one before", [
         {"rate x eigenvalue / 2": f"{f:.3f}", "excess": f"{g:.3g}", "": "diverges" if g > 1 else "falls"}
         for f, g in zip(factors, growth, strict=True)
     ])  # fmt: skip
@@ -66,7 +66,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _train(net, X, Y, settings, epochs, measured):
-    """Full-batch descent; the step, the largest eigenvalues and the cost at each measurement."""
+    """Full-batch descent: the step, the largest eigenvalues and the cost at each measurement."""
     plan = training.Plan(net, optax.sgd(settings.learning_rate), batch_size=len(X), steps=1)
     data = training.Data(X, Y)
     state = training.start(plan, jm.init(net, jax.random.key(settings.key), weights="lecun"), data, jax.random.key(1))
@@ -83,7 +83,10 @@ def _train(net, X, Y, settings, epochs, measured):
 
 
 def _minimum(X, labels):
-    """Logistic regression on 0 against the rest with a few principal inputs: convex, so descent reaches its minimum."""
+    """A problem with its minimum and its largest eigenvalue: logistic regression, odd digits against even ones.
+
+    Its inputs are a few principal components. It is convex, so that descent reaches the minimum.
+    """
     with jax.enable_x64(True):
         U = np.linalg.svd(np.asarray(X, np.float64), full_matrices=False)
         Z, Y = jnp.asarray(U[0][:, :8] * np.sqrt(len(X))), jnp.asarray(labels % 2, jnp.float64)
@@ -97,7 +100,7 @@ def _minimum(X, labels):
 
 
 def _growth(problem, theta, X, labels, rate) -> float:
-    """The cost's excess over the minimum after 200 steps at this rate, over that before."""
+    """The cost's excess over the minimum after 200 steps at this rate, over the excess before."""
     net, Z, Y = problem
     with jax.enable_x64(True):
         lowest = jm.cost(net, theta, Z, Y)
@@ -107,18 +110,18 @@ def _growth(problem, theta, X, labels, rate) -> float:
         descend = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jm.value_and_grad(net, p, Z, Y)[1]), None)
         after = jax.jit(partial(jax.lax.scan, descend, length=200))(moved)[0]
         excess = float((jm.cost(net, after, Z, Y) - lowest) / (jm.cost(net, moved, Z, Y) - lowest))
-        return max(excess, 1e-7)  # below that is rounding
+        return max(excess, 1e-7)  # a smaller excess is rounding
 
 
 def _pictures(out: Output, settings: Settings, steps, values, factors, growth) -> None:
     figure, (left, right) = plotting.figure(1, 2, size=(5.4, 3.8))
-    for i, colour in zip(range(values.shape[1]), plotting.PALETTE, strict=False):
-        left.plot(steps, values[:, i], ".-", color=colour, label=f"eigenvalue {i + 1}")
-    left.axhline(2 / settings.learning_rate, color="grey", linestyle="--", label="2 / rate")
+    for i, color in zip(range(values.shape[1]), plotting.PALETTE, strict=False):
+        left.plot(steps, values[:, i], ".-", color=color, label=f"eigenvalue {i + 1}")
+    left.axhline(2 / settings.learning_rate, color="gray", linestyle="--", label="2 / rate")
     left.set(xlabel="full-batch step", ylabel="eigenvalue of the Hessian", ylim=(0, None))
     right.semilogy(factors, growth, ".-", color=plotting.BLUE)
-    right.axvline(1, color="grey", linestyle="--", label="rate = 2 / largest eigenvalue")
-    right.axhline(1, color="grey", linestyle=":")
+    right.axvline(1, color="gray", linestyle="--", label="rate = 2 / largest eigenvalue")
+    right.axhline(1, color="gray", linestyle=":")
     right.set(xlabel="rate x largest eigenvalue / 2", ylabel="excess cost after 200 steps / before")
     for ax in (left, right):
         ax.grid(alpha=0.3)

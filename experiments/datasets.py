@@ -1,4 +1,4 @@
-"""Finds sets of pictures in IDX files: shipped with the repository, on the machine, or on the public mirrors."""
+"""Sets of pictures in IDX files: from the repository, from this machine or from the public mirrors."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.idx import decode_idx, decompressed, read_idx
+from jaxmlp.data.idx import decode_idx, decompress, read_idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SHIPPED = Path(__file__).parent / "data"
@@ -34,7 +34,7 @@ MIRRORS = {
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
     "fashion_mnist": ("https://fashion-mnist.s3-website.eu-central-1.amazonaws.com/".replace("https", "http"),),
 }
-DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # of its package dataset-fashion-mnist
+DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # from the package dataset-fashion-mnist
 CLASSES = {
     "mnist": tuple("0123456789"),
     "fashion_mnist": ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
@@ -52,9 +52,11 @@ class Pictures(NamedTuple):
 
 
 def load(name: str) -> Pictures:
-    """The set called `name` ("mnist", "fashion_mnist"), or the four IDX files in the folder of that path.
+    """The set called `name` ("mnist", "fashion_mnist"), or the four IDX files in the folder `name`.
 
-    Raises FileNotFoundError that says what was looked for, where, and what to do.
+    Raises:
+        FileNotFoundError: where no file is found; the message lists the places and the remedies.
+        ValueError: where a file is corrupt, or pictures and labels do not belong together.
     """
     if name in SHA256:
         arrays = [_find(name, file, sha) for file, sha in zip(FILES, SHA256[name], strict=True)]
@@ -70,7 +72,7 @@ def load(name: str) -> Pictures:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept."""
+    """The folder that keeps downloads."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxmlp"
 
 
@@ -85,17 +87,17 @@ def _in_folder(folder: Path, file: str) -> Path | None:
 
 
 def _find(name: str, file: str, sha256: str) -> np.ndarray:
-    """From the first folder that has the file, else from the mirrors, which fill the cache."""
+    """Reads the file from the first folder that has it, else downloads it into the cache."""
     for folder in _folders(name):
         if path := _in_folder(folder, file):
             if folder == Path(os.environ.get("JAXMLP_DATA") or "-") and _checksum(path) != sha256:
-                continue  # the folder itself may hold another set
+                continue  # $JAXMLP_DATA itself may hold another set
             return _read(path, sha256)
     return _download(name, file, sha256)
 
 
 def _checksum(path: Path) -> str:
-    return hashlib.sha256(decompressed(path.read_bytes(), str(path))).hexdigest()
+    return hashlib.sha256(decompress(path.read_bytes(), str(path))).hexdigest()
 
 
 def _read(path: Path, sha256: str | None) -> np.ndarray:
@@ -114,7 +116,7 @@ def _download(name: str, file: str, sha256: str) -> np.ndarray:
         except (urllib.error.URLError, OSError) as error:
             problems.append(f"{url}: {getattr(error, 'reason', error)}")
             continue
-        found = hashlib.sha256(decompressed(raw, url)).hexdigest()
+        found = hashlib.sha256(decompress(raw, url)).hexdigest()
         if found != sha256:
             problems.append(f"{url}: SHA-256 {found}, expected {sha256}")
             continue

@@ -1,8 +1,8 @@
-"""The hand-written network as the head of a small convolutional network in plain JAX, trained end to end.
+"""The hand-written network as the head of a small convolutional network, trained end to end.
 
-`jm.as_function(net)` is a function of `(params, x)` whose derivative is the hand-written recursion; the convolutions
-before it are differentiated by JAX, and their gradient passes through the head. Expect the gradient to equal that with
-a plain head, in every array, and at least 98% of MNIST's test set after four epochs.
+`jm.as_function(net)` is a function of `(params, x)` whose derivative is the hand-written recursion. JAX differentiates
+the convolutions before it, and their gradient passes through the head. Expect every array of the gradient to equal the
+gradient with a plain head. Expect at least 98% of MNIST's test set after four epochs.
 """
 
 import time
@@ -21,17 +21,17 @@ from jaxmlp import plotting
 
 @dataclass(frozen=True)
 class Settings:
-    channels: tuple[int, int] = (8, 16)  # of the two convolutions
-    hidden: int = 64  # of the head
+    channels: tuple[int, int] = (8, 16)  # channels of the two convolutions
+    hidden: int = 64  # hidden units of the head
     epochs: int = 4
     batch_size: int = 128
-    learning_rate: float = 2e-3  # Adam's, at the start; it falls to 0 along a cosine
+    learning_rate: float = 2e-3  # first rate of Adam; it falls to 0 along a cosine
     key: int = 0
     quick: bool = False  # 6,000 examples, one epoch
 
 
 def body(kernels, pictures):
-    """Two convolutions 3 x 3 with ReLU, each halving the picture by its stride."""
+    """Two convolutions 3 x 3 with ReLU; the stride of each halves the picture."""
     a = pictures[:, None].astype(kernels[0].dtype) / 255
     for kernel in kernels:
         a = jax.lax.conv_general_dilated(a, kernel, window_strides=(2, 2), padding="SAME")
@@ -40,7 +40,7 @@ def body(kernels, pictures):
 
 
 def plain_head(params, a):
-    """The head without a derivative of its own."""
+    """The head in plain JAX, which autodiff differentiates."""
     return jax.nn.relu(a @ params[0].W.T + params[0].b[None]) @ params[1].W.T + params[1].b[None]
 
 
@@ -62,14 +62,15 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     shapes = [(settings.channels[0], 1, 3, 3), (settings.channels[1], settings.channels[0], 3, 3)]
     kernels = tuple(draw(k, shape, jnp.float32) for k, shape in zip(keys, shapes, strict=False))
     params = kernels, jm.init(net, keys[2])
-    worst = _compared(head, params, X[:64], Y[:64], out)
+    worst = _compare_heads(head, params, X[:64], Y[:64], out)
 
     steps = -(-m // settings.batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, epochs * steps))
 
     @jax.jit
     def epoch(params, opt_state, key):
-        order = jnp.resize(jax.random.permutation(key, m), (steps, settings.batch_size))  # the last batch is filled up
+        # `resize` repeats examples to fill the last batch
+        order = jnp.resize(jax.random.permutation(key, m), (steps, settings.batch_size))
 
         def step(carry, index):
             params, opt_state = carry
@@ -90,17 +91,21 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                      "seconds": f"{time.perf_counter() - began:.1f}"})  # fmt: skip
     out.table(f"two convolutions in plain JAX, head {net}", rows)
     out.numbers("cost", {"step": range(1, len(costs) + 1), "cost": costs})
-    figure, ax = plotting.figure()
-    ax.semilogy(np.arange(1, len(costs) + 1), costs, color=plotting.BLUE, linewidth=0.6)
-    ax.set(xlabel="step", ylabel="cost of the batch (mean loss)")
-    ax.grid(alpha=0.3)
-    out.picture("cost", figure)
+    out.picture("cost", _picture(costs))
     out.close()
     return {"accuracy": accuracy, "difference": worst}
 
 
-def _compared(head, params, X, Y, out: Output) -> float:
-    """The gradients with the hand-written head and with a plain one, in float64."""
+def _picture(costs: list[float]):
+    figure, ax = plotting.figure()
+    ax.semilogy(np.arange(1, len(costs) + 1), costs, color=plotting.BLUE, linewidth=0.6)
+    ax.set(xlabel="step", ylabel="cost of the batch (mean loss)")
+    ax.grid(alpha=0.3)
+    return figure
+
+
+def _compare_heads(head, params, X, Y, out: Output) -> float:
+    """The largest error of the gradient with the hand-written head against a plain one, in float64."""
     with jax.enable_x64(True):
         params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), params)
         pairs = [jax.grad(lambda p, h=h: cost(h, p, X, Y))(params) for h in (head, plain_head)]

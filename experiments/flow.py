@@ -1,9 +1,9 @@
-"""Forward and backward flow on the graph of a small network, and one weight's gradient path by path.
+"""Forward and backward flow on the graph of a small network, and one gradient path by path.
 
-Rows 29 and 4 of the notes' systems (note 000, "Visualization of back-prop"; 003, softmax with cross-entropy, 4 classes
-of which the second is true). Talk to the output layer, the hidden layer, the weights: a weight's gradient is the sum
-over all its paths to the loss of the product of the factors on the path. Expect that sum, the product of the layers'
-Jacobians, and the softmax Jacobian `a_i (1[i=j] - a_j)` to equal what the library gives to 1e-12 in float64.
+Rows 29 and 4 of the notes' systems (note 000, "Visualization of back-prop"; 003, softmax with cross-entropy, where the
+second of 4 classes is true). Every path from a weight to the loss has a product of factors, and the weight's gradient
+is the sum of these products. Expect this sum, the product of the layers' Jacobians, and the softmax Jacobian
+`a_i (1[i=j] - a_j)` to equal the library's results to 1e-12 in float64.
 """
 
 import itertools
@@ -25,8 +25,8 @@ class Settings:
     sizes: tuple[int, ...] = (3, 4, 4)  # widths: inputs, hidden layers, classes
     hidden: str = "tanh"  # activation of the hidden layers
     label: int = 2  # the true class, counted from 1
-    weight: tuple[int, int] = (3, 2)  # of the first layer: w_32 joins input 2 to unit 3
-    key: int = 3  # of the weights and the input
+    weight: tuple[int, int] = (3, 2)  # indices of a weight of the first layer: w_32 joins input 2 to unit 3
+    key: int = 3  # key of the weights and the input
     quick: bool = False  # nothing here is slow
 
 
@@ -68,8 +68,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         "deltas": max(error(c, d) for c, d in zip(chained, flow.deltas, strict=True)),
         "paths": _by_paths(settings, flow, slopes, jacobian, out),
     }
-    out.say(f"the layers' Jacobians multiplied out, from dL/da to each delta: {differences['deltas']:.1e} from the "
-            f"recursion's\nthe softmax Jacobian: {differences['jacobian']:.1e} from a_i (1[i=j] - a_j)")  # fmt: skip
+    out.say(f"dL/da times the layers' Jacobians differs from the recursion's deltas by {differences['deltas']:.1e}\n"
+            f"the softmax Jacobian differs from a_i (1[i=j] - a_j) by {differences['jacobian']:.1e}")  # fmt: skip
     out.picture("flow", _picture(settings, flow))
     out.close()
     return differences
@@ -109,7 +109,7 @@ def _units(flow: Flow) -> list[dict[str, str]]:
 
 
 def _by_jacobians(flow: Flow, slopes, jacobian) -> list[np.ndarray]:
-    """Each `delta^l` as `dL/da^K . da^K/dz^l`, the second a product of whole matrices, `J W^K diag(f') .. diag(f')`."""
+    """Each `delta^l` as `dL/da^K . da^K/dz^l`, where `da^K/dz^l = J W^K diag(f') .. diag(f')`."""
     dL_da = -flow.y / flow.a[-1]
     found = [dL_da @ jacobian]
     for slope, W in reversed(list(zip(slopes, flow.W[1:], strict=True))):
@@ -119,7 +119,7 @@ def _by_jacobians(flow: Flow, slopes, jacobian) -> list[np.ndarray]:
 
 
 def _by_paths(settings: Settings, flow: Flow, slopes, jacobian, out: Output) -> float:
-    """Every path of the chosen weight with its factors, in a table; how far their sum is from the recursion's entry."""
+    """Reports every path of the chosen weight with its factors; the error of their sum against the recursion."""
     (unit, source), true = (index - 1 for index in settings.weight), settings.label - 1
     rows, total = [], 0.0
     for onward in itertools.product(*(range(n) for n in settings.sizes[2:])):
@@ -138,7 +138,7 @@ def _by_paths(settings: Settings, flow: Flow, slopes, jacobian, out: Output) -> 
     blank = dict.fromkeys(rows[0], "")
     rows += [blank | {"path": "sum over the paths", "product": f"{total:.9f}"},
              blank | {"path": "recursion: delta^1 x", "product": f"{entry:.9f}"}]  # fmt: skip
-    out.table(f"dL/dw_{unit + 1}{source + 1}^1, path by path (only the true class's a reaches the loss)", rows)
+    out.table(f"dL/dw_{unit + 1}{source + 1}^1, path by path (the loss depends on the true class's a alone)", rows)
     return error(np.asarray(total), entry)
 
 
@@ -152,16 +152,16 @@ def _picture(settings: Settings, flow: Flow):
 
 
 def _panel(settings: Settings, figure, ax, edges, values, label) -> None:
-    """One layered graph: `edges` colour the joins of the layers, `values` are written into the units.
+    """Draws the network as a graph: `edges` give the lines' colors, `values` stand in the units.
 
-    The paths of the chosen weight are edged in black, with their numbers up to the second layer.
+    The paths of the chosen weight have black edges, and numbers up to the second layer.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     (unit, source), true = (index - 1 for index in settings.weight), settings.label - 1
     reach = max(np.abs(E).max() for E in edges)
-    colour = ScalarMappable(Normalize(-reach, reach), cmap=plotting.DIVERGING)
+    color = ScalarMappable(Normalize(-reach, reach), cmap=plotting.DIVERGING)
     widths = [*settings.sizes, 1]
     at = lambda l, j: (l, (widths[l] - 1) / 2 - j)
     for l, E in enumerate(edges):
@@ -169,7 +169,7 @@ def _panel(settings: Settings, figure, ax, edges, values, label) -> None:
             chosen = (l == 0 and (j, i) == (unit, source)) or (l == 1 and i == unit) or l > 1
             ends = tuple(zip(at(l, i), at(l + 1, j), strict=True))
             ax.plot(*ends, color="black" if chosen else "0.8", linewidth=4.6 if chosen else 2.4, zorder=1 + chosen)
-            ax.plot(*ends, color=colour.to_rgba(value), linewidth=2.8 if chosen else 2, zorder=1 + chosen)
+            ax.plot(*ends, color=color.to_rgba(value), linewidth=2.8 if chosen else 2, zorder=1 + chosen)
             if chosen and l < 2:
                 x, y = np.asarray(ends) @ ((0.58, 0.42), (0.4, 0.6))[l]
                 ax.text(x, y, f"{value:.3f}", fontsize=7, ha="center", va="center", zorder=4,
@@ -186,4 +186,4 @@ def _panel(settings: Settings, figure, ax, edges, values, label) -> None:
         ax.text(l, -max(widths) / 2 - 0.15, name, ha="center", fontsize=9)
     ax.set(xlim=(-0.35, len(widths) - 0.65), ylim=(-max(widths) / 2 - 0.35, max(widths) / 2))
     ax.axis("off")
-    figure.colorbar(colour, ax=ax, label=label, orientation="horizontal", shrink=0.7, pad=0.02)
+    figure.colorbar(color, ax=ax, label=label, orientation="horizontal", shrink=0.7, pad=0.02)

@@ -1,9 +1,9 @@
-"""Gradient checking: three routes to each gradient, what a mistake looks like, and the best step.
+"""Gradient checking: three routes to each gradient, the look of each mistake, and the best step.
 
-Row 16 of the notes' systems (note 002, "Numerical Approximation of Gradients"). Expect every right gradient to pass
-(1e-12 against autodiff in float64, 1e-5 in float32, 1e-7 against central differences), every wrong one to be
-caught and named, the error of central differences to be least near a step of 1e-5, and to lose half its digits at the
-notes' 1e-7.
+Row 16 of the notes' systems (note 002, "Numerical Approximation of Gradients"). Expect every right gradient to pass:
+to 1e-12 against autodiff in float64, 1e-5 in float32, and to 1e-7 against central differences. Expect the check to
+catch and name every wrong gradient. Expect the error of central differences to be least near a step of 1e-5; with the
+notes' step of 1e-7 they lose half their digits.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from jaxmlp.check import central_difference, check_gradients
 
 @dataclass(frozen=True)
 class Settings:
-    sizes: tuple[int, ...] = (8, 6, 6, 4)  # widths of the networks checked
+    sizes: tuple[int, ...] = (8, 6, 6, 4)  # widths of the checked networks
     examples: int = 10
-    steps: int = 31  # how many steps of central differences are drawn, from 1e-12 to 1e-1
+    steps: int = 31  # number of steps of central differences in the picture, from 1e-12 to 1e-1
     key: int = 0
-    quick: bool = False  # two activations instead of all
+    quick: bool = False  # two activations only
 
 
 ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu")
@@ -35,23 +35,23 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         out.say(f"theta^3 at 1 with eps = 0.01: {float(central_difference(lambda t: t**3, jnp.asarray(1.0), 0.01)):.7g}"
                 " (the gradient is 3, the error 1e-4)")  # fmt: skip
         rows = list(_right(settings, ACTIVATIONS[1:3] if settings.quick else ACTIVATIONS))
-        out.table("right gradients: the largest error over the arrays", [row for row, _ in rows])
+        out.table("right gradients: the largest error of an array", [row for row, _ in rows])
         mistakes = _wrong(settings)
-        out.table("wrong gradients, and what the report says of them", mistakes)
+        out.table("wrong gradients, and the report's words for them", mistakes)
         steps, errors = _by_step(settings)
     best = {name: steps[int(np.argmin(error))] for name, error in errors.items()}
-    out.table("central differences against the gradient by hand, notes' formula", [
+    out.table("central differences against the gradient by hand, by the notes' formula", [
         {"function": name, "best step": f"{best[name]:.0e}", "error there": f"{error.min():.1e}",
          "at the notes' 1e-7": f"{error[int(np.argmin(abs(np.log(steps / 1e-7))))]:.1e}"}
         for name, error in errors.items()
     ])  # fmt: skip
     out.numbers("error_by_step", {"step": steps, **errors})
     figure, ax = plotting.figure(size=(6, 4))
-    for (name, error), colour in zip(errors.items(), plotting.PALETTE, strict=False):
-        ax.loglog(steps, np.maximum(error, 1e-17), color=colour, marker=".", label=name)
-    ax.axvline(1e-7, color="grey", linestyle=":", label="the notes' step, 1e-7")
-    ax.axvline(1e-5, color="grey", linestyle="--", label="jaxmlp's step, 1e-5")
-    ax.set(xlabel="step $\\epsilon$", ylabel="$\\|a - b\\|\\; / \\;(\\|a\\| + \\|b\\|)$")
+    for (name, error), color in zip(errors.items(), plotting.PALETTE, strict=False):
+        ax.loglog(steps, np.maximum(error, 1e-17), color=color, marker=".", label=name)
+    ax.axvline(1e-7, color="gray", linestyle=":", label="the notes' step, 1e-7")
+    ax.axvline(1e-5, color="gray", linestyle="--", label="jaxmlp's step, 1e-5")
+    ax.set(xlabel="step $\\epsilon$", ylabel="error, $\\|a - b\\|\\; / \\;(\\|a\\| + \\|b\\|)$")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
     out.picture("error_by_step", figure)
@@ -87,21 +87,21 @@ def _right(settings: Settings, activations):
 
 
 def _wrong(settings: Settings) -> list[dict[str, str]]:
-    """The classic mistakes, made on purpose."""
+    """A row for each classic mistake, made on purpose."""
     net, params, X, Y = _problem(settings, "tanh", "float64")
 
-    def scaled(factor):
+    def scale(factor):
         return lambda *problem: jax.tree.map(lambda g: factor * g, jm.value_and_grad(*problem)[1])
 
-    def transposed(*problem):
+    def transpose(*problem):
         grads = jm.value_and_grad(*problem)[1]
         return (grads[0], grads[1]._replace(W=grads[1].W.T), *grads[2:])
 
-    def without_derivative(net, *rest):
+    def leave_out_derivative(net, *rest):
         hidden = (replace(net.hidden[0], df=jnp.ones_like), *net.hidden[1:])
         return jm.value_and_grad(jm.MLP(net.sizes, hidden, net.output, net.loss), *rest)[1]
 
-    def updated_too_early(net, params, X, Y):
+    def update_too_early(net, params, X, Y):
         grads = jm.value_and_grad(net, params, X, Y)[1]
         rate = lambda p, g: p - 0.1 * g
         stale = jm.Rule(
@@ -114,12 +114,12 @@ def _wrong(settings: Settings) -> list[dict[str, str]]:
         return jm.mean_gradient(trace)
 
     mistakes = {
-        "no 1/m": scaled(settings.examples),
-        "twice the gradient": scaled(2.0),
-        "the wrong sign": scaled(-1.0),
-        "W^2 transposed": transposed,
-        "f' left out at layer 1": without_derivative,
-        "updated before it is used": updated_too_early,
+        "no 1/m": scale(settings.examples),
+        "twice the gradient": scale(2.0),
+        "the wrong sign": scale(-1.0),
+        "W^2 transposed": transpose,
+        "f' left out at layer 1": leave_out_derivative,
+        "updated before it is used": update_too_early,
     }
     rows = []
     for name, backward in mistakes.items():
@@ -131,7 +131,7 @@ def _wrong(settings: Settings) -> list[dict[str, str]]:
 
 
 def _by_step(settings: Settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The notes' error of central differences of W^1 and of theta^3, for many steps."""
+    """Steps, and for each the error of central differences by the notes' formula, of W^1 and of theta^3."""
     steps = np.logspace(-12, -1, settings.steps)
     net, params, X, Y = _problem(settings, "tanh", "float64")
     by_hand = np.asarray(jm.value_and_grad(net, params, X, Y)[1][0].W).ravel()
@@ -140,8 +140,8 @@ def _by_step(settings: Settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     def gradient(step):
         def entry(index):
             W = params[0].W
-            moved = lambda t: (params[0]._replace(W=W.ravel().at[index].add(t).reshape(W.shape)), *params[1:])
-            return central_difference(lambda t: jm.cost(net, moved(t), X, Y), jnp.zeros(()), step)
+            move = lambda t: (params[0]._replace(W=W.ravel().at[index].add(t).reshape(W.shape)), *params[1:])
+            return central_difference(lambda t: jm.cost(net, move(t), X, Y), jnp.zeros(()), step)
 
         return jax.vmap(entry)(jnp.arange(by_hand.size))
 

@@ -1,10 +1,10 @@
-"""House prices: 546 real sales, a linear output and squared error, beside linear least squares; errors in dollars.
+"""House prices: a network beside linear least squares on 546 real sales; errors in dollars.
 
-Rows 6 and 12 of the notes' systems (notes 003, regression; 002, "Housing Price Prediction"). Inputs and prices are
-standardised by the training houses, the network's best epoch is chosen on the dev houses, and all is repeated over
-random 60/20/20 splits. Expect a network without a hidden layer to reach least squares to within 10 dollars, and one
-with a hidden layer to have about 60% of the error of guessing the mean price and, on so few houses whose features
-mostly add up, no more than 10% above or below that of least squares.
+Rows 6 and 12 of the notes' systems (notes 003, regression; 002, "Housing Price Prediction"). The output is linear, the
+loss the squared error. The training houses give the scale of inputs and prices, the dev houses choose the network's
+best epoch, and the run repeats over random 60/20/20 splits. Expect a network without a hidden layer to predict within
+10 dollars of least squares. Expect a network with a hidden layer to have about 60% of the error of guessing the mean
+price. Its error is within 10% of that of least squares, because the houses are few and their features mostly add up.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ import jaxmlp as jm
 from experiments._descent import descend
 from experiments.output import Output
 from jaxmlp import metrics, plotting
-from jaxmlp.data import read_csv, split, standardise
+from jaxmlp.data import read_csv, split, standardize
 from jaxmlp.data.csv import Kind
 
 
 @dataclass(frozen=True)
 class Settings:
     hidden: int = 8  # units of the hidden layer
-    activation: str = "tanh"
+    activation: str = "tanh"  # activation of the hidden layer
     epochs: int = 150
     batch_size: int = 32
-    learning_rate: float = 3e-3  # Adam's
-    splits: int = 10  # random ones, of which the mean is told
+    learning_rate: float = 3e-3  # rate of Adam
+    splits: int = 10  # random splits; the table has their mean
     quick: bool = False  # 2 splits
 
 
@@ -38,7 +38,7 @@ FILE = Path(__file__).parent / "data" / "housing" / "windsor.csv"
 NUMBERS = ("lotsize", "bedrooms", "bathrms", "stories", "garagepl")
 YES_NO = ("driveway", "recroom", "fullbase", "gashw", "airco", "prefarea")
 PARTS = ("train", "dev", "test")
-DESCENT = optax.sgd(0.3)  # for the network without a hidden layer: close to the best fixed rate
+DESCENT = optax.sgd(0.3)  # for the network without a hidden layer: nearly the best constant rate
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -58,9 +58,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         parts = dict(zip(PARTS, split(key, len(X)), strict=True))
         rounds.append((parts, _predictions(settings, optimizer, key, X, Y, parts)))
     errors = {name: [_errors(each[name], Y, parts) for parts, each in rounds] for name in rounds[0][1]}
-    title = (
-        f"root of the mean squared error in dollars, mean of {len(rounds)} splits (deviation); on test |error| and R^2"
-    )
+    title = f"root mean squared error in dollars, mean of {len(rounds)} splits (deviation); |error| and R^2 on test"
     out.table(title, [_row(name, each) for name, each in errors.items()])
     test = {name: np.asarray([each["test"].rmse for each in errors[name]]) for name in errors}
     _, squares, linear, network = errors
@@ -76,9 +74,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _predictions(settings: Settings, optimizer, key, X, Y, parts) -> dict[str, np.ndarray]:
-    """Each model's prices of all houses, learnt from the training houses."""
+    """The prices of all houses by each model, which learns from the training houses."""
     train, dev, _ = parts.values()
-    of_x, of_y = standardise(X[train]), standardise(Y[train])
+    of_x, of_y = standardize(X[train]), standardize(Y[train])
     Z, T = of_x(X), of_y(Y)
     padded = np.column_stack([X, np.ones(len(X))]).astype(np.float64)
     squares = padded @ np.linalg.lstsq(padded[train], Y[train], rcond=None)[0]
@@ -105,12 +103,12 @@ def _errors(Y_hat, Y, parts) -> dict[str, metrics.RegressionErrors]:
 
 
 def _row(name: str, each) -> dict[str, str]:
-    told = lambda values: f"{np.mean(values):,.0f} ({np.std(values):,.0f})"
+    with_deviation = lambda values: f"{np.mean(values):,.0f} ({np.std(values):,.0f})"
     test = [e["test"] for e in each]
     return {
         "model": name,
-        **{part: told([e[part].rmse for e in each]) for part in PARTS},
-        "test, |error|": told([e.mae for e in test]),
+        **{part: with_deviation([e[part].rmse for e in each]) for part in PARTS},
+        "test, |error|": with_deviation([e.mae for e in test]),
         "test, R^2": f"{np.mean([e.r2 for e in test]):.3f}",
     }
 
@@ -118,12 +116,12 @@ def _row(name: str, each) -> dict[str, str]:
 def _picture(Y, parts, predictions, errors):
     figure, axes = plotting.figure(1, len(predictions), size=(4.4, 4.2), sharex=True, sharey=True)
     ends = np.asarray([0, 200])
-    styles = (("train", "o", "lightgrey", 14), ("dev", "s", plotting.SKY, 14), ("test", "D", plotting.RED, 16))
+    styles = (("train", "o", "lightgray", 14), ("dev", "s", plotting.SKY, 14), ("test", "D", plotting.RED, 16))
     for ax, (name, Y_hat) in zip(axes, predictions.items(), strict=True):
         ax.plot(ends, ends, color="black", linewidth=1, label="right")
-        for part, marker, colour, size in styles:
+        for part, marker, color, size in styles:
             i = parts[part]
-            ax.scatter(Y[i] / 1000, Y_hat[i] / 1000, s=size, marker=marker, color=colour, edgecolor="black",
+            ax.scatter(Y[i] / 1000, Y_hat[i] / 1000, s=size, marker=marker, color=color, edgecolor="black",
                        linewidth=0.3, label=part)  # fmt: skip
         ax.set(xlabel="price (thousands of dollars)", xlim=ends, ylim=ends, aspect="equal")
         ax.set_title(f"{name}: {errors[name][0]['test'].rmse:,.0f} dollars on test", fontsize="medium")

@@ -1,8 +1,8 @@
-"""A run that is killed again and again, resumed each time: the final weights are those of one that never was.
+"""A run is killed twenty times and resumes each time; its final weights equal those of an unbroken run.
 
-Each life is a process of its own, ended by SIGKILL at a random moment: while it starts, compiles, trains or writes its
-checkpoint. Expect every checkpoint to be readable and the final weights to be equal bit for bit (same machine, versions
-and number of devices).
+Each life of the run is a process, which SIGKILL ends at a random moment: while it starts, compiles, trains or writes
+its checkpoint. Expect every checkpoint to be readable and the final weights to be equal bit for bit, on the same
+machine with the same versions and number of devices.
 """
 
 import random
@@ -42,10 +42,10 @@ jm.save(folder + "/final.safetensors", net, result.last_params)
 
 @dataclass(frozen=True)
 class Settings:
-    kills: int = 20
-    epochs: int = 400
-    examples: int = 2000
-    seed: int = 0  # of the moments
+    kills: int = 20  # how often the run is killed
+    epochs: int = 400  # epochs of the run
+    examples: int = 2000  # examples of MNIST
+    seed: int = 0  # seed of the random moments
     quick: bool = False  # 2 kills, a tenth of the epochs
 
 
@@ -53,54 +53,55 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     if min(settings.kills, settings.epochs, settings.examples) < 1:
         raise ValueError(f"kills, epochs and examples are {settings.kills}, {settings.epochs}, {settings.examples}; "
                          "expected at least 1 of each")  # fmt: skip
-    datasets.load("mnist")
+    datasets.load("mnist")  # fails here, not in every life
     kills, epochs = (2, settings.epochs // 10) if settings.quick else (settings.kills, settings.epochs)
     with TemporaryDirectory() as whole, TemporaryDirectory() as broken:
-        began, life = time.perf_counter(), _life(whole, epochs, settings.examples)
+        began, life = time.perf_counter(), _start_life(whole, epochs, settings.examples)
         while not (Path(whole) / "last.safetensors").exists() and life.poll() is None:
             time.sleep(0.02)
         start_up = time.perf_counter() - began
-        _finished(life)
+        _wait_for(life)
         longest = 2 * start_up + 2 * (time.perf_counter() - began - start_up) / kills
         moments, rows, same = random.Random(settings.seed), [], True
         while sum(row["end"] == "killed" for row in rows) < kills:
-            life, moment = _life(broken, epochs, settings.examples), moments.uniform(0, longest)
+            life, moment = _start_life(broken, epochs, settings.examples), moments.uniform(0, longest)
             try:
-                _finished(life, timeout=moment)
+                _wait_for(life, timeout=moment)
                 end = "finished"
             except subprocess.TimeoutExpired:
                 life.kill()
                 life.wait()
                 end = "killed"
             rows.append({"life": str(len(rows) + 1), "seconds": f"{moment:.2f}",
-                         "epochs saved": str(_epochs_saved(Path(broken))), "end": end})  # fmt: skip
-            if end == "finished":  # before its time: another run
-                same &= _same(whole, broken)
+                         "epochs saved": str(_count_saved_epochs(Path(broken))), "end": end})  # fmt: skip
+            if end == "finished":  # it ended before its kill: another run begins
+                same &= _are_equal(whole, broken)
                 for path in Path(broken).glob("*.*"):
                     path.unlink()
-        _finished(_life(broken, epochs, settings.examples))
-        same &= _same(whole, broken)
+        _wait_for(_start_life(broken, epochs, settings.examples))
+        same &= _are_equal(whole, broken)
     out.table(f"{kills} kills of a run of {epochs} epochs", rows)
     out.say(f"final weights after the kills: {'bit-identical' if same else 'DIFFERENT'}")
     out.close()
     return {"identical": float(same), "kills": float(kills)}
 
 
-def _life(folder: str, epochs: int, examples: int) -> subprocess.Popen:
+def _start_life(folder: str, epochs: int, examples: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", LIFE, folder, str(epochs), str(examples)])
 
 
-def _finished(life: subprocess.Popen, timeout: float | None = None) -> None:
+def _wait_for(life: subprocess.Popen, timeout: float | None = None) -> None:
     if life.wait(timeout):
-        raise RuntimeError(f"a life ended with status {life.returncode}: see above")
+        raise RuntimeError(f"a life ended with status {life.returncode}; see its message above")
 
 
-def _epochs_saved(folder: Path) -> int:
-    """Of the checkpoint that the next life will find: it must be readable."""
+def _count_saved_epochs(folder: Path) -> int:
+    """The number of epochs in the checkpoint that the next life will read; fails if it is not readable."""
     path = folder / "last.safetensors"
     return 0 if not path.exists() else len(files.read(path, "tree")[1]["about"]["history"].get("epoch", []))
 
 
-def _same(whole: str, broken: str) -> bool:
+def _are_equal(whole: str, broken: str) -> bool:
+    """Whether both runs end with the same bits."""
     final = [jm.load(Path(folder) / "final.safetensors")[1] for folder in (whole, broken)]
     return all(np.array_equal(a, b) for one, other in zip(*final, strict=True) for a, b in zip(one, other, strict=True))

@@ -1,10 +1,10 @@
-"""Why inputs are normalised: the cost's contours before and after, and how many steps descent needs.
+"""Normalized inputs: rounder contours of the cost, and fewer steps of descent.
 
-Row 19 of the notes' systems (note 002, "Normalizing training sets", "Why normalize inputs?"). House prices from the
-size of the lot and the number of bathrooms by one linear unit, so that the cost is a quadratic: its contours are
-ellipses, as long as the Hessian's condition number says. Expect the steps of gradient descent to grow with that number,
-and both subtracting the mean and dividing by the deviation to be needed: less than a hundredth of the steps it takes
-with the features as they come, and less than a fifth of those with the mean subtracted alone.
+Row 19 of the notes' systems (note 002, "Normalizing training sets", "Why normalize inputs?"). One linear unit predicts
+house prices from the size of the lot and the number of bathrooms. Its cost is a quadratic with ellipses as contours,
+and the Hessian's condition number says how long these are. Expect the steps of gradient descent to grow with that
+number. Expect a need to subtract the mean and to divide by the deviation: both together take less than a hundredth of
+the steps of the raw features, and less than a fifth of the steps with only the mean subtracted.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ import jaxmlp as jm
 from experiments.housing import FILE
 from experiments.output import Output
 from jaxmlp import plotting
-from jaxmlp.data import read_csv, standardise
+from jaxmlp.data import read_csv, standardize
 
 
 @dataclass(frozen=True)
 class Settings:
-    close: float = 1e-6  # descent is done when the cost has this share of its first excess over the lowest
-    most: int = 1_000_000  # steps after which it is given up
+    close: float = 1e-6  # descent ends at this share of the first excess cost over the lowest
+    most: int = 1_000_000  # descent gives up after this many steps
     quick: bool = False  # nothing here is slow
 
 
@@ -32,7 +32,7 @@ FEATURES = ("lot", "bathrooms")
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """Lots in thousands of square feet and bathrooms `(546, 2)`, and prices in thousands of dollars from their mean."""
+    """Lots in 1,000 square feet and bathrooms `(546, 2)`, and prices in 1,000 dollars above their mean."""
     table = read_csv(FILE, dict.fromkeys(("price", "lotsize", "bathrms"), "number"))
     Y = table.columns["price"] / 1000
     return np.column_stack([table.columns["lotsize"] / 1000, table.columns["bathrms"]]), Y - Y.mean()
@@ -43,13 +43,13 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         raise ValueError(f"close and most are {settings.close}, {settings.most}, expected 0 to 1 and at least 1")
     with jax.enable_x64(True):
         X, Y = load()
-        scaling = standardise(X)
+        scaling = standardize(X)
         mean, deviation = np.asarray(scaling.mean), np.asarray(scaling.deviation)
-        versions = {"as they come": X, "mean subtracted": X - mean, "divided by the deviation": X / deviation,
+        versions = {"raw": X, "mean subtracted": X - mean, "divided by the deviation": X / deviation,
                     "both": np.asarray(scaling(X))}  # fmt: skip
         measured = {name: _measure(settings, Z, Y) for name, Z in versions.items()}
         figure = _picture({name: versions[name] for name in ("mean subtracted", "both")}, Y)
-    out.table(f"one linear unit, the best fixed rate, until {settings.close:g} of the first excess cost is left", [
+    out.table(f"one linear unit, best constant rate: steps until {settings.close:g} of the first excess cost is left", [
         {"features": name}
         | {f"deviation, {feature}": f"{d:.2f}" for feature, d in zip(FEATURES, versions[name].std(0), strict=True)}
         | {"largest eigenvalue": f"{high:.3g}", "condition number": f"{high / low:.3g}", "steps": f"{steps:,}"}
@@ -60,13 +60,13 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     steps = {name: each[2] for name, each in measured.items()}
     condition = {name: each[1] / each[0] for name, each in measured.items()}
     ranked = [sorted(versions, key=by.__getitem__) for by in (steps, condition)]
-    return {"over raw": steps["both"] / steps["as they come"], "over centred": steps["both"] / steps["mean subtracted"],
+    return {"over raw": steps["both"] / steps["raw"], "over centered": steps["both"] / steps["mean subtracted"],
             "over divided": steps["both"] / steps["divided by the deviation"], "condition": condition["both"],
             "same order": float(ranked[0] == ranked[1])}  # fmt: skip
 
 
 def _measure(settings: Settings, X, Y) -> tuple[float, float, int]:
-    """The smallest and the largest eigenvalue of the cost's Hessian in `(w_1, w_2, b)`, and the steps descent needs."""
+    """The smallest and the largest eigenvalue of the cost's Hessian in `(w_1, w_2, b)`, and the steps of descent."""
     padded = np.column_stack([X, np.ones(len(X))])
     eigenvalues = np.linalg.eigvalsh(padded.T @ padded / len(X))
     best = np.linalg.lstsq(padded, Y, rcond=None)[0]
@@ -76,13 +76,13 @@ def _measure(settings: Settings, X, Y) -> tuple[float, float, int]:
 
 
 def _best_rate(eigenvalues: np.ndarray) -> float:
-    """`2 / (lambda_min + lambda_max)`, at which the slowest directions shrink alike."""
+    """`2 / (lambda_min + lambda_max)`, which shrinks the two slowest directions at the same speed."""
     return float(2 / (eigenvalues[0] + eigenvalues[-1]))
 
 
 @jax.jit
 def _steps(X, Y, rate, lowest, close, most):
-    """How many steps from weights of 0 until at most a share of `close` of the excess cost is left."""
+    """The steps from weights of 0 until at most the share `close` of the excess cost is left."""
     start = (jm.Layer(jnp.zeros((1, 2)), jnp.zeros(1)),)
     target = lowest + close * (jm.cost(NET, start, X, Y) - lowest)
 
@@ -100,7 +100,7 @@ def _steps(X, Y, rate, lowest, close, most):
 
 
 def _path(X, Y, start: np.ndarray, rate: float, steps: int) -> np.ndarray:
-    """The weights along descent, `(steps + 1, 2)`; the features have mean 0, so that the bias stays at 0."""
+    """The weights `(steps + 1, 2)` along descent; the bias stays at 0, because the features have mean 0."""
     params = (jm.Layer(jnp.asarray(start)[None], jnp.zeros(1)),)
     path = [start]
     for _ in range(steps):
@@ -111,7 +111,7 @@ def _path(X, Y, start: np.ndarray, rate: float, steps: int) -> np.ndarray:
 
 
 def _picture(versions, Y):
-    """The cost over both weights around its minimum, as far as either coordinate may be off at the same cost."""
+    """The excess cost over both weights around the minimum, on an area as wide as the ellipses are long."""
     figure, axes = plotting.figure(1, 2, size=(5, 4.2))
     for ax, (name, X) in zip(axes, versions.items(), strict=True):
         H, best = X.T @ X / len(X), np.linalg.lstsq(X, Y, rcond=None)[0]
@@ -122,11 +122,15 @@ def _picture(versions, Y):
                 cmap="viridis_r", norm="log", extend="min")  # fmt: skip
         start = best + 0.85 * reach * np.asarray([-0.25, 1.0])
         rate = _best_rate(np.linalg.eigvalsh(H))
+        units = ["1,000 dollars per deviation"] * 2
+        if name != "both":
+            units = ["dollars per square foot", "1,000 dollars per bathroom"]
         path = _path(X, Y, start, rate, 30)
         ax.plot(*path.T, ".-", color=plotting.RED, linewidth=1.2, label=f"30 steps at rate {rate:.2g}")
         ax.plot(*best, "*", color="white", markeredgecolor="black", markersize=13, label="minimum")
-        ax.set(xlabel=f"weight of the {FEATURES[0]}", ylabel=f"weight of the {FEATURES[1]}", aspect="equal")
+        ax.set(xlabel=f"weight of {FEATURES[0]} ({units[0]})", ylabel=f"weight of {FEATURES[1]} ({units[1]})")
+        ax.set_aspect("equal")
         ax.set_title(f"{name}: condition number {np.linalg.cond(H):.1f}", fontsize="medium")
         ax.legend(fontsize="small", loc="lower right")
-        figure.colorbar(image, ax=ax, label="cost over the lowest", format="%.0f", shrink=0.85)
+        figure.colorbar(image, ax=ax, label="excess cost (1,000 dollars, squared)", format="%.0f", shrink=0.85)
     return figure

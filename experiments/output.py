@@ -1,4 +1,4 @@
-"""Where an experiment leaves what it shows: `results/<name>/<time>/`."""
+"""The output of an experiment: texts, tables, numbers and pictures in `results/<name>/<time>/`."""
 
 import csv
 import dataclasses
@@ -16,14 +16,14 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Output:
-    """A folder for one run's settings, tables, numbers and pictures."""
+    """A folder for the settings, tables, numbers and pictures of one run."""
 
     folder: Path
     settings: str
 
     @classmethod
     def create(cls, name: str, settings: Any, results: Path = Path("results")) -> "Output":
-        """A new folder, made when something is first written to it."""
+        """The output into a new folder; the first file creates it."""
         base = results / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, number = base, 1
         while folder.exists():
@@ -32,50 +32,50 @@ class Output:
 
     @classmethod
     def into(cls, folder: Path, settings: Any) -> "Output":
-        """That folder, made when something is first written to it."""
+        """The output into this folder; the first file creates it."""
         return cls(folder, json.dumps(dataclasses.asdict(settings), indent=2, default=str) + "\n")
 
     def _file(self, name: str) -> Path:
-        """A file in the folder, which is made with the settings in it when something is first written."""
+        """A path in the folder; creates the folder, with the settings in it, if it is missing."""
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             (self.folder / "settings.json").write_text(self.settings)
         return self.folder / name
 
     def say(self, text: str) -> None:
-        """Prints a line and keeps it beside the tables."""
+        """Prints a text and keeps it in the report."""
         self._print(text)
-        self._shown(text=text)
+        self._record(text=text)
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Prints rows under a title, columns lined up."""
-        lined_up = tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True,
+        """Prints rows as a table under a title and keeps it in the report."""
+        lines = tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True,
                             colalign=["left"] + ["right"] * (len(rows[0]) - 1))  # fmt: skip
-        self._print(f"\n{title}\n\n{lined_up}\n")
-        self._shown(title=title, head=list(rows[0]), rows=[list(map(str, row.values())) for row in rows])
+        self._print(f"\n{title}\n\n{lines}\n")
+        self._record(title=title, head=list(rows[0]), rows=[list(map(str, row.values())) for row in rows])
 
     def _print(self, text: str) -> None:
         print(text, flush=True)
         with self._file("report.txt").open("a") as report:
             report.write(text + "\n")
 
-    def _shown(self, **what: Any) -> None:
-        """Keeps what was shown, in order, for a page: a text, a table or a picture a line."""
+    def _record(self, **item: Any) -> None:
+        """Keeps a text, a table or a picture as a line of JSON; the page shows them in order."""
         with self._file("shown.jsonl").open("a") as shown:
-            shown.write(json.dumps(what) + "\n")
+            shown.write(json.dumps(item) + "\n")
 
     def numbers(self, name: str, columns: Mapping[str, Iterable[Any]]) -> None:
-        """Writes `name.csv` with a column each."""
+        """Writes the columns into `name.csv`."""
         with self._file(f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
     def picture(self, name: str, figure: Figure) -> None:
-        """Writes `name.png`."""
+        """Writes the figure into `name.png`."""
         figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
-        self._shown(picture=f"{name}.png")
+        self._record(picture=f"{name}.png")
 
     def close(self) -> None:
-        """Says where everything is."""
+        """Says where the files are."""
         print(f"settings, numbers and pictures are in {self.folder}", file=sys.stderr)

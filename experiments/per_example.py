@@ -1,9 +1,9 @@
-"""Each example's gradient norm from one backward pass: the hardest digits, and wrong labels found by it.
+"""Each example's gradient norm from one backward pass finds odd digits and wrong labels.
 
-Trains 784-64-10 on digits of which some have wrong labels planted, for a few epochs, and reads the norms of all
-examples' gradients from traces. Expect the largest of the rightly labelled to belong to digits that a person finds odd
-too, and most of the examples of largest norm to be the planted ones: precision at k (k = how many were planted) at
-least 70%, where chance is 5%.
+784-64-10 trains for a few epochs on digits, and a share of their labels is wrong on purpose. Traces give the norms of
+all examples' gradients. Among the right labels expect the largest norms at digits that a person finds odd too. Expect
+most of the largest norms at wrong labels: a precision at k of at least 70%, where k is the number of wrong labels and
+chance gives 5%.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from jaxmlp.data import scale_pixels
 @dataclass(frozen=True)
 class Settings:
     data: str = "mnist"  # mnist, fashion_mnist, or a folder with the four IDX files
-    examples: int = 20_000  # of the training set
-    planted: float = 0.05  # share of them that get a wrong label
+    examples: int = 20_000  # training examples
+    planted: float = 0.05  # share of the examples that get a wrong label
     epochs: int = 5  # few, before the network learns the wrong labels by heart
     learning_rate: float = 0.05
     key: int = 0
@@ -32,7 +32,7 @@ class Settings:
 
 
 def plant(Y: np.ndarray, share: float, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of which a share is replaced by another class, and which these are."""
+    """Labels with a share of them replaced by another class, and a mask of these."""
     rng = np.random.default_rng(seed)
     wrong = np.zeros(len(Y), bool)
     wrong[rng.permutation(len(Y))[: round(share * len(Y))]] = True
@@ -41,7 +41,7 @@ def plant(Y: np.ndarray, share: float, classes: int, seed: int) -> tuple[np.ndar
 
 
 def norms(net: jm.MLP, params, X: np.ndarray, Y: np.ndarray, size: int = 2000) -> np.ndarray:
-    """The norm of each example's gradient, a chunk at a time."""
+    """The norm of each example's gradient, chunk by chunk."""
     read = jax.jit(lambda X, Y: jm.per_example_norms(jm.backprop(net, params, X, Y, preprocess=scale_pixels)))
     chunks = range(0, len(X), size)
     return np.concatenate([np.asarray(read(X[i : i + size], Y[i : i + size])) for i in chunks])
@@ -71,7 +71,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     rows = [{"class": name, "mean norm": f"{right[clean[~wrong] == c].mean():.3f}",
              "99th percentile": f"{np.percentile(right[clean[~wrong] == c], 99):.2f}"}
             for c, name in enumerate(pictures.classes)]  # fmt: skip
-    out.table("gradient norms of the rightly labelled, by class", rows)
+    out.table("gradient norms at right labels, by class", rows)
     out.numbers("norms", {"norm": found, "label": Y, "planted": wrong.astype(int)})
     hardest = [i for i in order if not wrong[i]][:40]
     Y_hat = np.asarray(jnp.argmax(jm.predict(net, result.params, X[hardest], preprocess=scale_pixels), axis=1))
@@ -81,12 +81,16 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     top = order[:40]
     titles = [f"{names[Y[i]]}{' (planted)' if wrong[i] else ''}\n{found[i]:.1f}" for i in top]
     out.picture("found", plotting.pictures(X[top], titles))
-    figure, ax = plotting.figure(size=(6, 3.6))
-    bins = np.logspace(np.log10(max(found.min(), 1e-4)), np.log10(found.max()), 60)
-    ax.hist(found[~wrong], bins, color=plotting.BLUE, alpha=0.7, label="rightly labelled")
-    ax.hist(found[wrong], bins, color=plotting.ORANGE, alpha=0.8, label="wrong label planted")
-    ax.set(xscale="log", yscale="log", xlabel="norm of the example's gradient", ylabel="examples")
-    ax.legend(fontsize="small")
-    out.picture("norms", figure)
+    out.picture("norms", _histogram(found, wrong))
     out.close()
     return {"precision": float(precision[int(wrong.sum())]), "chance": float(wrong.mean())}
+
+
+def _histogram(found: np.ndarray, wrong: np.ndarray):
+    figure, ax = plotting.figure(size=(6, 3.6))
+    bins = np.logspace(np.log10(max(found.min(), 1e-4)), np.log10(found.max()), 60)
+    ax.hist(found[~wrong], bins, color=plotting.BLUE, alpha=0.7, label="right label")
+    ax.hist(found[wrong], bins, color=plotting.ORANGE, alpha=0.8, label="planted wrong label")
+    ax.set(xscale="log", yscale="log", xlabel="norm of the example's gradient", ylabel="number of examples")
+    ax.legend(fontsize="small")
+    return figure

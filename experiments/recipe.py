@@ -1,12 +1,13 @@
-"""The basic recipe: errors on training and dev set, what they say, the next remedy, until bias and variance are low.
+"""The basic recipe: diagnose bias or variance, apply the next remedy, and repeat.
 
 Rows 20 and 21 of the notes' systems (note 002, "Training set, Dev Set, Test Set", "Mismatched train/test distribution"
-and "Basic recipe for machine learning"). It starts with too few units, examples and epochs. High bias asks for a bigger
-network, longer training, another optimiser; high variance for more data, regularisation, a smaller network; each in
-turn, and what does not help is undone. Expect the first diagnosis to be high bias, later ones high variance, and the
-dev error to end within 2 points of the training error, that within 2 points of the best possible. Then the same network
-meets pictures of a worse camera: expect a data mismatch, which the train-dev set tells from variance, and that training
-pictures made to look like them (data synthesis) cure most of it.
+and "Basic recipe for machine learning"). The recipe starts with too few units, examples and epochs. Against high bias
+it tries a bigger network, longer training and another optimizer, in turn. Against high variance it tries more data,
+regularization and a smaller network. It undoes a remedy that does not help. Expect the first diagnosis to be high bias
+and later ones high variance. Expect the dev error to end within 2 points of the training error, and the training error
+within 2 points of the best possible. Then the same network meets pictures from a worse camera. Expect a data mismatch,
+which the train-dev set tells from variance. Training pictures made to look like the new ones (data synthesis) cure most
+of it.
 """
 
 import time
@@ -29,17 +30,17 @@ from jaxmlp.metrics import Diagnosis, diagnosis
 
 @dataclass(frozen=True)
 class Settings:
-    bayes: float = 0.002  # the least error possible: about a human's on MNIST (LeCun et al. 1995)
-    tolerance: float = 0.02  # a gap above it is a problem
-    steps: int = 12  # at most, in each half
-    key: int = 0  # of the split, the weights and the noise
+    bayes: float = 0.002  # the least possible error: about a human's on MNIST (LeCun et al. 1995)
+    tolerance: float = 0.02  # a larger gap counts as a problem
+    steps: int = 12  # most steps of the recipe in each half
+    key: int = 0  # key of the split, the weights and the noise
     quick: bool = False  # a tenth of the examples, a tolerance of 5 points, at most 7 steps
 
 
 class Sets(NamedTuple):
-    """Pictures and labels; `X_train` may be taken by the one camera or the other."""
+    """Pictures and labels. Training and train-dev pictures exist from both cameras."""
 
-    X_train: dict[bool, np.ndarray]  # by whether it is the worse one
+    X_train: dict[bool, np.ndarray]  # by whether the camera is the worse one
     Y_train: np.ndarray
     X_train_dev: dict[bool, np.ndarray]
     Y_train_dev: np.ndarray
@@ -47,30 +48,30 @@ class Sets(NamedTuple):
     Y_dev: np.ndarray
     X_test: np.ndarray
     Y_test: np.ndarray
-    mismatched: bool  # whether dev and test come from another distribution than most of training
+    mismatched: bool  # whether dev and test pictures come from the worse camera
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, and on what."""
+    """The network, its training and its examples."""
 
     hidden: int = 4
     examples: int = 500
     epochs: int = 4
     optimizer: str = "SGD"
-    regularisation: str = "none"
-    synthesis: bool = False  # every other training picture made to look like the dev set's
+    regularization: str = "none"
+    synthesis: bool = False  # whether every other training picture comes from the worse camera
 
     def __str__(self) -> str:
         made = ", half of them made noisy" if self.synthesis else ""
         return (f"{self.hidden} units, {self.examples:,} examples{made}, {self.epochs} epochs of {self.optimizer}, "
-                f"regularisation: {self.regularisation}")  # fmt: skip
+                f"regularization: {self.regularization}")  # fmt: skip
 
 
 class Step(NamedTuple):
     """One trip around the recipe."""
 
-    remedy: str  # that led here
+    remedy: str  # the remedy that led to this step
     plan: Plan
     train: float
     train_dev: float | None
@@ -85,30 +86,30 @@ OPTIMIZERS: dict[str, optax.GradientTransformation] = {
     "SGD": optax.sgd(0.05),
     "Adam": optax.adam(1e-3),
 }
-REGULARISATION = {
+REGULARIZATION = {
     "none": {},
     "dropout": {"keep": (0.9, 0.5)},
     "dropout and shifts": {"keep": (0.9, 0.7), "augment": jm.data.shifts(1)},
 }
-Remedies = dict[str, dict[str, Callable[[Plan], Plan | None]]]  # by the problem; None: it goes no further
+Remedies = dict[str, dict[str, Callable[[Plan], Plan | None]]]  # by the problem; None if a remedy can go no further
 
 
 def remedies(most: int) -> Remedies:
-    """What the recipe does against each problem, with at most so many training examples."""
-    following = lambda names, name: next(iter(names[names.index(name) + 1 :]), name)
-    changed = lambda plan, **to: None if replace(plan, **to) == plan else replace(plan, **to)
+    """The remedies of each problem, with `most` as the largest number of training examples."""
+    next_of = lambda names, name: next(iter(names[names.index(name) + 1 :]), name)
+    change = lambda plan, **to: None if replace(plan, **to) == plan else replace(plan, **to)
     return {
         "high bias": {
-            "bigger network": lambda p: changed(p, hidden=min(8 * p.hidden, 256)),
-            "train longer": lambda p: changed(p, epochs=min(3 * p.epochs, 36)),
-            "another optimiser": lambda p: changed(p, optimizer=following(list(OPTIMIZERS), p.optimizer)),
+            "bigger network": lambda p: change(p, hidden=min(8 * p.hidden, 256)),
+            "train longer": lambda p: change(p, epochs=min(3 * p.epochs, 36)),
+            "another optimizer": lambda p: change(p, optimizer=next_of(list(OPTIMIZERS), p.optimizer)),
         },
         "high variance": {
-            "more data": lambda p: changed(p, examples=min(5 * p.examples, most)),
-            "regularisation": lambda p: changed(p, regularisation=following(list(REGULARISATION), p.regularisation)),
-            "smaller network": lambda p: changed(p, hidden=max(p.hidden // 2, 32)),
+            "more data": lambda p: change(p, examples=min(5 * p.examples, most)),
+            "regularization": lambda p: change(p, regularization=next_of(list(REGULARIZATION), p.regularization)),
+            "smaller network": lambda p: change(p, hidden=max(p.hidden // 2, 32)),
         },
-        "data mismatch": {"data like the dev set": lambda p: changed(p, synthesis=True)},
+        "data mismatch": {"data like the dev set": lambda p: change(p, synthesis=True)},
     }
 
 
@@ -127,10 +128,10 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     second = follow(reached.plan, other, settings, out)
     out.table("the same network where dev and test pictures come from a worse camera", _rows(second))
     done = _last(second)
-    out.say(f"test errors, looked at once: {reached.test:.2%}, and of the worse camera {done.test:.2%} "
-            f"({second[0].test:.2%} before)")  # fmt: skip
+    out.say(f"test errors, read once at the end: {reached.test:.2%}, and {done.test:.2%} for the worse camera "
+            f"({second[0].test:.2%} before its remedies)")  # fmt: skip
     pairs = np.concatenate([same.X_dev[:8], other.X_dev[:8]])
-    out.picture("cameras", plotting.pictures(pairs, ["as trained on"] * 8 + ["worse camera"] * 8))
+    out.picture("cameras", plotting.pictures(pairs, ["training camera"] * 8 + ["worse camera"] * 8))
     out.picture("errors", _picture(settings, first, second))
     out.close()
     return {"biased_first": float("high bias" in first[0].found.problems), "dev": reached.dev,
@@ -140,7 +141,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _sets(settings: Settings) -> tuple[Sets, Sets]:
-    """One split, 70/10/10/10 with the classes' shares kept; and with dev and test pictures of the worse camera."""
+    """The same split twice, 70/10/10/10 by class; dev and test pictures of the second come from the worse camera."""
     pictures = datasets.load("mnist")
     m = 6000 if settings.quick else len(pictures.X)
     X, Y = pictures.X[:m], pictures.Y[:m]
@@ -154,13 +155,13 @@ def _sets(settings: Settings) -> tuple[Sets, Sets]:
 
 
 def worse_camera(X: np.ndarray, key: int) -> np.ndarray:
-    """Pictures of 0.6 times the contrast under Gaussian noise of deviation 50 of 255."""
+    """Pictures with 0.6 times the contrast and Gaussian noise of deviation 50 of 255."""
     noise = np.random.default_rng(key).standard_normal(X.shape, np.float32)
     return np.clip(np.float32(0.6) * X + 50 * noise, 0, 255).astype(np.uint8)
 
 
 def follow(plan: Plan, sets: Sets, settings: Settings, out: Output) -> list[Step]:
-    """Trains, diagnoses, treats, until nothing is wrong or nothing is left to try."""
+    """Trains, diagnoses and remedies, until no problem or no remedy is left."""
     cures, tried = remedies(len(sets.Y_train)), Counter()
     steps, remedy, problem = [], "start", None
     for number in range(1, settings.steps + 1):
@@ -173,7 +174,7 @@ def follow(plan: Plan, sets: Sets, settings: Settings, out: Output) -> list[Step
             cures = {of: {name: cure for name, cure in each.items() if name != remedy} for of, each in cures.items()}
         problem, remedy, plan = _next(_last(steps), cures, tried)
         tried[remedy] += 1
-        out.say(f"{number:2}: {'' if step.kept else 'undone, no help: '}{step.plan}\n    {_said(step)}; "
+        out.say(f"{number:2}: {'' if step.kept else 'undone, does not help: '}{step.plan}\n    {_describe(step)}; "
                 + (f"next: {remedy}" if problem else remedy))  # fmt: skip
         if not problem:
             break
@@ -181,9 +182,9 @@ def follow(plan: Plan, sets: Sets, settings: Settings, out: Output) -> list[Step
 
 
 def _next(step: Step, cures: Remedies, tried: Counter) -> tuple[str | None, str, Plan]:
-    """The remedy that was tried the least for the first problem that has one."""
+    """The first problem that has a remedy, its least tried remedy, and the plan with it."""
     for problem in step.found.problems:
-        plans = {name: changed for name, cure in cures[problem].items() if (changed := cure(step.plan)) is not None}
+        plans = {name: plan for name, cure in cures[problem].items() if (plan := cure(step.plan)) is not None}
         if plans:
             name = min(plans, key=lambda name: tried[name])
             return problem, name, plans[name]
@@ -196,31 +197,31 @@ def _last(steps: list[Step]) -> Step:
 
 def _step(remedy: str, plan: Plan, sets: Sets, settings: Settings) -> Step:
     began = time.perf_counter()
-    X, Y = _mixed(sets.X_train, plan, plan.examples), sets.Y_train[: plan.examples]
+    X, Y = _mix(sets.X_train, plan, plan.examples), sets.Y_train[: plan.examples]
     net = jm.MLP((784, plan.hidden, 10), "relu", "softmax", "cross_entropy")
     key = jax.random.key(settings.key)
     params = jm.fit(net, jm.init(net, key), (X, Y), optimizer=OPTIMIZERS[plan.optimizer], epochs=plan.epochs,
                     batch_size=50, key=key, preprocess=scale_pixels, progress=False,
-                    **REGULARISATION[plan.regularisation]).params  # fmt: skip
+                    **REGULARIZATION[plan.regularization]).params  # fmt: skip
 
     def error(X, Y) -> float:
         return 1 - float(jm.metrics.accuracy(jm.predict(net, params, X, preprocess=scale_pixels), Y))
 
     train, dev, test = error(X, Y), error(sets.X_dev, sets.Y_dev), error(sets.X_test, sets.Y_test)
-    train_dev = error(_mixed(sets.X_train_dev, plan), sets.Y_train_dev) if sets.mismatched else None
+    train_dev = error(_mix(sets.X_train_dev, plan), sets.Y_train_dev) if sets.mismatched else None
     found = diagnosis(train, dev, train_dev=train_dev, bayes=settings.bayes, tolerance=settings.tolerance)
     return Step(remedy, plan, train, train_dev, dev, test, found, True, time.perf_counter() - began)
 
 
-def _mixed(X: dict[bool, np.ndarray], plan: Plan, m: int | None = None) -> np.ndarray:
-    """The first m pictures, every other one of the worse camera if the plan says so."""
+def _mix(X: dict[bool, np.ndarray], plan: Plan, m: int | None = None) -> np.ndarray:
+    """The first m pictures; with synthesis every other one comes from the worse camera."""
     mixed = X[False][:m].copy()
     if plan.synthesis:
         mixed[::2] = X[True][:m][::2]
     return mixed
 
 
-def _said(step: Step) -> str:
+def _describe(step: Step) -> str:
     between = "" if step.train_dev is None else f", train-dev {step.train_dev:.2%}"
     return f"errors: train {step.train:.2%}{between}, dev {step.dev:.2%}: {step.found}"
 
@@ -230,7 +231,7 @@ def _rows(steps: list[Step]) -> list[dict[str, str]]:
     for number, step in enumerate(steps, start=1):
         row = {"step": str(number), "remedy": step.remedy, "units": str(step.plan.hidden),
                "examples": f"{step.plan.examples:,}", "epochs": f"{step.plan.epochs}, {step.plan.optimizer}",
-               "regularisation": step.plan.regularisation, "train": f"{step.train:.2%}"}  # fmt: skip
+               "regularization": step.plan.regularization, "train": f"{step.train:.2%}"}  # fmt: skip
         if step.train_dev is not None:
             row["train-dev"] = f"{step.train_dev:.2%}"
         rows.append(row | {"dev": f"{step.dev:.2%}", "diagnosis": str(step.found), "kept": "yes" if step.kept else "no",
@@ -240,20 +241,21 @@ def _rows(steps: list[Step]) -> list[dict[str, str]]:
 
 def _picture(settings: Settings, first: list[Step], second: list[Step]):
     figure, axes = plotting.figure(1, 2, size=(5.6, 4.2), sharey=True)
-    titles = ("training and dev pictures alike", "dev pictures of a worse camera")
+    titles = ("training and dev pictures from one camera", "dev pictures from a worse camera")
     for ax, steps, title in zip(axes, (first, second), titles, strict=True):
         at = np.arange(1, len(steps) + 1)
         lines = {"train": ("s", plotting.ORANGE), "train_dev": ("^", plotting.GREEN), "dev": ("o", plotting.BLUE)}
-        for name, (mark, colour) in lines.items():
+        for name, (mark, color) in lines.items():
             errors = [getattr(step, name) for step in steps]
             if errors[0] is not None:
                 label = name.replace("_", "-")
-                ax.semilogy(at, 100 * np.maximum(errors, 1e-3), mark + "-", color=colour, label=label)
-        ax.axhline(100 * settings.bayes, color="grey", linestyle=":", label="best possible")
+                ax.semilogy(at, 100 * np.maximum(errors, 1e-3), mark + "-", color=color, label=label)
+        ax.axhline(100 * settings.bayes, color="gray", linestyle=":", label="best possible")
         names = [step.remedy + ("" if step.kept else "\n(undone)") for step in steps]
         ax.set_xticks(at, names, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
+        ax.set_xlabel("remedy")
         ax.set_title(title, fontsize="medium")
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("error (%; below 0.1 drawn there)")
+    axes[0].set_ylabel("error (%; 0.1 or less drawn at 0.1)")
     axes[1].legend(fontsize="small")
     return figure

@@ -1,12 +1,13 @@
-"""Against overfitting: L2, L1, dropout, max-norm, smoothed labels, noise, augmentation and averages on 1,000 digits.
+"""Nine ways against overfitting on 1,000 digits: penalties, dropout, noise, augmentation and others.
 
 Rows 17 and 18 of the notes' systems (note 002, "Why Regularization reduces overfitting?", "Dropout Regularization"; 000
 and 004 for L1 and the SGD form). 784-256-10 fits 1,000 digits without a mistake and gets a tenth of the test set wrong.
-Expect dropout, noise and smoothed labels to narrow this gap by a tenth and more, shifts by nearly a half, shifts and
-distortions by three quarters; and the penalties to change the accuracy little, but the weights much: L2 shrinks them
-to less than half, L1 brings most of the first layer's to (nearly) 0. An average of weights gains nothing where the
-rate falls to 0. The strengths were chosen on other examples of the training file (`--held-out 10000` scores these).
-The penalties' gradients equal autodiff's of the whole cost to 1e-12 in float64, and inverted dropout keeps the mean.
+Expect dropout, noise and smoothed labels to narrow this gap by a tenth or more, shifts by nearly a half, and shifts
+with distortions by three quarters. Expect the penalties to change the accuracy little and the weights much: L2 shrinks
+them to less than half, and L1 brings most of the first layer's to 0 or nearly 0. An average of weights gains nothing
+where the rate falls to 0. The strengths were chosen on other examples of the training file; `--held-out 10000` scores
+these. Expect the penalties' gradients to equal autodiff's of the whole cost to 1e-12 in float64, and inverted dropout
+to keep the mean.
 """
 
 import time
@@ -28,14 +29,14 @@ from jaxmlp.training import Penalty
 
 @dataclass(frozen=True)
 class Settings:
-    examples: int = 1000  # of MNIST
-    hidden: int = 256
+    examples: int = 1000  # training examples of MNIST
+    hidden: int = 256  # hidden units
     epochs: int = 60
     batch_size: int = 50
-    learning_rate: float = 0.1  # at the start; it falls to 0 along a cosine
-    keys: int = 3  # runs of each, whose mean is shown
-    held_out: int = 0  # score this many other examples of the training file instead of the test set
-    quick: bool = False  # one key, 30 epochs, no penalty against L2, L1, dropout and shifts
+    learning_rate: float = 0.1  # first rate; it falls to 0 along a cosine
+    keys: int = 3  # runs of each method; the table has their mean
+    held_out: int = 0  # other training examples to score instead of the test set; 0 for none
+    quick: bool = False  # one key, 30 epochs; only none, L2, L1, dropout and shifts
 
 
 def augment(key, x):
@@ -43,18 +44,18 @@ def augment(key, x):
     return jm.data.elastic()(second, jm.data.shifts(2)(first, x))
 
 
-def weights(l2: float = 0, l1: float = 0, max_norm: float = 1e6) -> tuple[Penalty, ...]:
-    """All three, so that every strength of them is one program."""
+def penalties(l2: float = 0, l1: float = 0, max_norm: float = 1e6) -> tuple[Penalty, ...]:
+    """All three penalties, so that all their strengths share one program."""
     return jm.l2(l2), jm.l1(l1), jm.max_norm(max_norm)
 
 
-NEUTRAL = {"penalties": weights(), "keep": (1.0, 1.0)}
+NEUTRAL = {"penalties": penalties(), "keep": (1.0, 1.0)}
 METHODS: dict[str, dict[str, Any]] = {
     "none": {},
-    "L2, s = 0.003": {"penalties": weights(l2=0.003)},
-    "L1, s = 0.0001": {"penalties": weights(l1=0.0001)},
+    "L2, s = 0.003": {"penalties": penalties(l2=0.003)},
+    "L1, s = 0.0001": {"penalties": penalties(l1=0.0001)},
     "dropout, keep 0.8 and 0.5": {"keep": (0.8, 0.5)},
-    "max-norm 1": {"penalties": weights(max_norm=1.0)},
+    "max-norm 1": {"penalties": penalties(max_norm=1.0)},
     "labels smoothed by 0.3": {"label_smoothing": 0.3},
     "input noise 0.5": {"input_noise": 0.5},
     "shifts by up to 2 pixels": {"augment": jm.data.shifts(2)},
@@ -63,7 +64,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 QUICK = ("none", "L2, s = 0.003", "L1, s = 0.0001", "dropout, keep 0.8 and 0.5", "shifts by up to 2 pixels")
 DRAWN = {"none": "none", "L2": "L2, s = 0.003", "L1": "L1, s = 0.0001", "dropout": "dropout, keep 0.8 and 0.5"}
-ZERO = 1e-3  # a weight below that is counted as 0: a digit's 784 inputs move z by less than it
+ZERO = 1e-3  # a smaller weight counts as 0: a digit's 784 inputs move z by less than this
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -95,9 +96,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         rows.append(_row(name, shares[name], first[name], time.perf_counter() - began))
         print(f"{name}: {shares[name][:, 1].mean():.2%}", flush=True)
     out.table(f"{net}, {m:,} digits, {epochs} epochs, mean of {keys}; |w| < {ZERO:g} counts as 0", rows)
-    out.say(f"the penalties' gradients against autodiff of the whole cost: {checks['penalties']:.1e} apart\n"
-            f"inverted dropout, over 400 draws: the mean of z^1 is {checks['dropout']:.1f} of its standard errors from "
-            f"the one without\n(root mean square over units, expected 1)")  # fmt: skip
+    out.say(f"the penalties' gradients differ from autodiff of the whole cost by {checks['penalties']:.1e}\n"
+            f"inverted dropout, 400 draws: the mean of z^1 differs from z^1 without dropout by {checks['dropout']:.1f} "
+            f"standard errors\n(root mean square over units, expected 1)")  # fmt: skip
     columns = {"method": list(shares), "train": [s[:, 0].mean() for s in shares.values()],
                "test": [s[:, 1].mean() for s in shares.values()]}  # fmt: skip
     out.numbers("accuracy", columns)
@@ -119,7 +120,7 @@ def _examples(pictures: datasets.Pictures, m: int, held_out: int):
 
 
 def _checks(net: jm.MLP, X, Y) -> dict[str, float]:
-    """Penalties against autodiff in float64; the mean over masks of the first pre-activations against those without."""
+    """The penalties' error against autodiff, and the error of dropout's mean pre-activations in standard errors."""
     params = jm.init(net, jax.random.key(0))
     apart = []
     with jax.enable_x64(True):
@@ -146,7 +147,7 @@ def _row(name: str, shares: np.ndarray, W: np.ndarray, seconds: float) -> dict[s
 
 
 def _gaps(shares: dict[str, np.ndarray]):
-    """Training and test accuracy of each method, joined by the gap."""
+    """The training and the test accuracy of each method, and the gap between them as a line."""
     figure, ax = plotting.figure(size=(7, 1.1 + 0.34 * len(shares)))
     for number, scores in enumerate(shares.values()):
         train, test = 100 * scores.mean(0)
@@ -163,7 +164,7 @@ def _gaps(shares: dict[str, np.ndarray]):
 
 
 def _weights(first: dict[str, np.ndarray], units: int = 6):
-    """Above, how the first layer's weights are spread; below, those of the largest units as pictures, on one scale."""
+    """Above a histogram of the first layer's weights, below the weights of its largest units as pictures."""
     heights = {"height_ratios": (3, 2)}
     figure, axes = plotting.figure(2, len(first), size=(3.1, 2.4), squeeze=False, gridspec_kw=heights)
     bins, image = np.linspace(-0.2, 0.2, 81), None
@@ -173,7 +174,7 @@ def _weights(first: dict[str, np.ndarray], units: int = 6):
         largest = W[np.argsort(-np.linalg.norm(W, axis=1))[:units]].reshape(2, -1, 28, 28)
         image = below.imshow(np.block([list(row) for row in largest]), cmap=plotting.DIVERGING, vmin=-0.2, vmax=0.2)
         below.axis("off")
-    axes[0][0].set_ylabel("weights of the first layer")
+    axes[0][0].set_ylabel("number of first-layer weights")
     if image is not None:
         figure.colorbar(image, ax=axes[1], label="weight")
     return figure

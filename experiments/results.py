@@ -1,8 +1,8 @@
-"""The literature's table: published results of plain fully connected networks, and ours by the stated protocols.
+"""Published results of fully connected networks, and ours by the protocol that each row states.
 
-MATH's "Numbers to reproduce". Settings were chosen on 50,000 training and 10,000 held-out examples (`--held-out 10000`
-does it again); the final runs train on all 60,000 and report the weights of the last epoch on the test set, never the
-best epoch there. Expect every row to be reached. A single run's error of 1% carries 0.1 points of sampling noise.
+The settings were chosen with 50,000 training and 10,000 held-out examples; `--held-out 10000` repeats this. The final
+runs train on all 60,000 examples and score the weights of the last epoch on the test set, never the best epoch there.
+Expect every row to reach its score. The error of a single run, about 1%, has a sampling noise of 0.1 points.
 """
 
 import time
@@ -22,19 +22,19 @@ from jaxmlp.data import scale_pixels
 
 @dataclass(frozen=True)
 class Settings:
-    rows: tuple[str, ...] = ()  # names of rows, or parts of names; none: all
-    seeds: int = 0  # runs of each row; 0: as many as the row says
-    held_out: int = 0  # train without the last so many examples and score these: how settings are chosen
-    workers: int = 2  # runs side by side where one alone cannot fill the machine
-    quick: bool = False  # half a minute's selection, one run of each on digits
+    rows: tuple[str, ...] = ()  # names of rows or parts of names; all rows if empty
+    seeds: int = 0  # runs of each row; 0 for the row's own number
+    held_out: int = 0  # training examples to hold out and to score, as for choosing settings; 0 scores the test set
+    workers: int = 2  # runs side by side, where one alone cannot use all cores
+    quick: bool = False  # a few short rows, with one run of each on digits: half a minute
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
-    chosen = _chosen(settings)
+    chosen = _choose_rows(settings)
     table, measured, began = [], {}, time.perf_counter()
     for row in chosen:
         started = time.perf_counter()
-        scores = _scores(row, settings)
+        scores = _score_seeds(row, settings)
         seconds = time.perf_counter() - started
         mean, deviation = float(np.mean(scores)), float(np.std(scores))
         measured[row.name] = scores
@@ -44,11 +44,11 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                       "measured": f"{mean:.2%} {row.score}",
                       "deviation": "" if row.score == "solved" or seeds == 1 else f"{deviation:.2%}",
                       "runs": f"{seeds:,}", "seconds": f"{seconds:.0f}",
-                      "reached": "yes" if row.reached(mean) else "NO"})  # fmt: skip
+                      "reached": "yes" if row.is_reached_by(mean) else "NO"})  # fmt: skip
         out.say("  ".join(f"{name} {value}" for name, value in table[-1].items() if name != "protocol" and value))
     where = f"{settings.held_out:,} held-out examples" if settings.held_out else "the test set"
-    out.table(f"published and measured on {where}; {(time.perf_counter() - began) / 60:.1f} minutes on {_machine()}",
-              table)  # fmt: skip
+    minutes = (time.perf_counter() - began) / 60
+    out.table(f"published scores, and ours on {where}; {minutes:.1f} minutes on {_machine()}", table)
     out.numbers("scores", {"row": [row.name for row in chosen for _ in measured[row.name]],
                            "score": [s for row in chosen for s in measured[row.name]]})  # fmt: skip
     _picture(out, chosen, measured)
@@ -56,7 +56,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     return {row.name: float(np.mean(measured[row.name])) for row in chosen}
 
 
-def _chosen(settings: Settings) -> list[Row]:
+def _choose_rows(settings: Settings) -> list[Row]:
     if settings.seeds < 0 or settings.workers < 1 or settings.held_out < 0:
         raise ValueError(f"seeds, workers and held_out are {settings.seeds}, {settings.workers}, {settings.held_out}; "
                          "expected at least 0, 1 and 0")  # fmt: skip
@@ -76,15 +76,15 @@ def _machine() -> str:
     return f"{device.device_kind} ({jax.device_count()}), jax {jax.__version__}"
 
 
-def _scores(row: Row, settings: Settings) -> list[float]:
+def _score_seeds(row: Row, settings: Settings) -> list[float]:
     """The score of each seed."""
     seeds = _runs(row, settings)
     if row.data == "xor":
         params, _ = xor.train(row.net, 0.3, xor.Settings(steps=row.epochs), seeds)
-        return (xor.right(row.net, params) == 4).astype(float).tolist()
+        return (xor.count_right(row.net, params) == 4).astype(float).tolist()
     X, Y, X_test, Y_test = _examples(row, settings.held_out)
     labels = np.eye(row.net.sizes[-1], dtype=np.float32)[Y] if row.one_hot else Y
-    descent = row.descent(row.epochs * -(-len(X) // row.batch_size))  # one object: it is compiled once
+    descent = row.descent(row.epochs * -(-len(X) // row.batch_size))  # one object, so that it is compiled once
     preprocess = scale_pixels if X.dtype == np.uint8 else None
     side_by_side = row.side_by_side and seeds > 1
 
@@ -106,7 +106,7 @@ def _scores(row: Row, settings: Settings) -> list[float]:
 
 
 def _examples(row: Row, held_out: int):
-    """Training examples, and those that are scored."""
+    """The training examples, and the examples to score."""
     if row.data == "spirals":
         X, Y = spirals()
         return X, Y, X, Y
@@ -118,7 +118,7 @@ def _examples(row: Row, held_out: int):
 
 
 def spirals() -> tuple[np.ndarray, np.ndarray]:
-    """Two spirals of 97 points each, `(194, 2)`, three times around. Lang and Witbrock 1988."""
+    """Two spirals of 97 points each, `(194, 2)`, three times around. Source: Lang and Witbrock 1988."""
     i = np.arange(97)
     radius, angle = 6.5 * (104 - i) / 104, i * np.pi / 16
     one = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
@@ -126,7 +126,7 @@ def spirals() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _picture(out: Output, rows: list[Row], measured: dict[str, list[float]]) -> None:
-    """Each row's runs as a ratio of the errors: at most 1 is reached."""
+    """The error of each run over the row's largest allowed error: a ratio up to 1 is good enough."""
     figure, ax = plotting.figure(size=(8, 1.2 + 0.4 * len(rows)))
     for number, row in enumerate(rows):
         error = lambda score, row=row: score if row.score == "error" else 1 - score
@@ -134,18 +134,12 @@ def _picture(out: Output, rows: list[Row], measured: dict[str, list[float]]) -> 
         values = [scores.mean()] if row.score == "solved" else scores
         limit = max(error(row.bound), 1e-3)
         ratios = [error(value) / limit for value in values]
-        ax.plot(
-            ratios,
-            [number] * len(ratios),
-            "o",
-            color=plotting.PALETTE[0],
-            alpha=0.6,
-            label="a run" if not number else None,
-        )
+        label = None if number else "a run"
+        ax.plot(ratios, [number] * len(ratios), "o", color=plotting.PALETTE[0], alpha=0.6, label=label)
         ax.plot(np.mean(ratios), number, "|", color="black", markersize=16, label="mean" if not number else None)
-    ax.axvline(1, color="grey", linestyle="--", label="to reach")
+    ax.axvline(1, color="gray", linestyle="--", label="to reach")
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
-    ax.set_xlabel("share of wrong answers / the share that is allowed")
+    ax.set_xlabel("share of wrong answers / largest share allowed")
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
     ax.legend(fontsize="small")

@@ -1,13 +1,13 @@
-"""Large weights saturate, saturated units have small gradients, small gradients learn slowly: measured per layer.
+"""Large weights saturate units, and saturated units learn slowly: measured layer by layer.
 
 Row 14 of the notes' systems (notes 004, "large w: large values for activations"; 002, "If w is large z is big"). Three
-hidden layers of tanh units on digits, their weights scaled by s from variance `1/n`. A unit counts as saturated for an
-example where `f'` is below 0.05. Expect, from s = 1 to s = 100: more than 90% saturated in the last two hidden layers,
-`|f'|` and `|delta|` of the last to fall by more than 10, a saturated unit's `|delta|` to be less than a tenth of the
-others', and a cost more than 3 times higher after as many steps.
+hidden layers of tanh units learn digits. Their weights have variance `1/n` and are multiplied by s. A unit counts as
+saturated for an example where `f'` is below 0.05. From s = 1 to s = 100, expect more than 90% of the last two hidden
+layers to saturate. Expect `|f'|` and `|delta|` of the last one to fall by more than a factor of 10, and `|delta|` of a
+saturated unit to be less than a tenth of the other units'. Expect a cost more than 3 times higher after as many steps.
 
-Not every gradient shrinks: the large weights that saturate units also carry delta down, so the first layer's grows; but
-against its weights, which is what counts for learning, it shrinks, too.
+Not every gradient shrinks. The large weights that saturate units also carry delta down, so the first layer's gradient
+grows. Relative to the weights, which counts for learning, it shrinks too.
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,8 @@ from jaxmlp import plotting
 
 @dataclass(frozen=True)
 class Settings:
-    scales: tuple[float, ...] = (
-        1,
-        3,
-        10,
-        30,
-        100,
-    )  # of the hidden layers' weights; the first is compared with the last
-    examples: int = 500  # digits, shrunk to 14 x 14, the full batch
+    scales: tuple[float, ...] = (1, 3, 10, 30, 100)  # scales s; the run compares the first with the last
+    examples: int = 500  # digits of 14 x 14 pixels, the full batch
     hidden: int = 50  # units of each of three hidden layers
     steps: int = 300  # full-batch steps
     learning_rate: float = 0.1
@@ -46,7 +40,9 @@ SATURATED = 0.05
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
     if len(settings.scales) < 2 or min(settings.scales) <= 0 or min(settings.examples, settings.steps) < 1:
-        raise ValueError(f"{settings}, expected at least two scales above 0, and at least 1 example and step")
+        raise ValueError(
+            f"settings are {settings}, expected at least two scales above 0, and at least 1 example and step"
+        )
     scales, m, steps = settings.scales, settings.examples, settings.steps
     if settings.quick:
         scales, m, steps = (scales[0], scales[-1]), 200, 150
@@ -56,7 +52,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     optimizer = optax.sgd(settings.learning_rate)
 
     @jax.jit
-    def one(scale):
+    def measure(scale):
         params = (*(layer._replace(W=scale * layer.W) for layer in start[:-1]), start[-1])
         trace = jm.backprop(net, params, X, Y)
         trained, costs = descend(net, optimizer, steps, params, X, Y)
@@ -64,9 +60,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         moved = norm(jax.tree.map(jnp.subtract, trained, params)) / norm(params)
         return trace, norm(jm.mean_gradient(trace)), moved, costs
 
-    measured = {scale: jax.tree.map(np.asarray, one(jnp.float32(scale))) for scale in scales}
+    measured = {scale: jax.tree.map(np.asarray, measure(jnp.float32(scale))) for scale in scales}
     rows = {scale: _layers(net, *each[:3]) for scale, each in measured.items()}
-    out.say(f"{net}; hidden weights times s; moved: change of W in {steps} steps over its norm")
+    out.say(f"{net}; hidden weights times s; moved: norm of the change of W in {steps} steps over the norm of W")
     out.table("each hidden layer at the start", [
         {"s": f"{scale:g}", "layer": str(l)}
         | {name: f"{value:.1%}" if name == "saturated" else f"{value:.2g}" for name, value in row.items()}
@@ -89,7 +85,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _digits(m: int) -> tuple[jax.Array, jax.Array]:
-    """The first digits of MNIST, pixels averaged by fours and centred."""
+    """The first digits of MNIST; four pixels are averaged to one, and the mean is subtracted."""
     pictures = datasets.load("mnist")
     X = pictures.X[:m].reshape(m, 14, 2, 14, 2).mean((2, 4)).reshape(m, 196) / 255
     return jnp.asarray(X - X.mean(0), jnp.float32), jnp.asarray(pictures.Y[:m])
@@ -113,15 +109,15 @@ def _picture(rows, costs):
     shown = (("saturated", "share of saturated units (%)", 100), ("|f'|", "mean $|f'(z)|$", 1),
              ("moved", "change of $W$ in training, over its norm", 1))  # fmt: skip
     for ax, (name, label, unit) in zip(axes, shown, strict=False):
-        for l, (colour, marker) in enumerate(zip(plotting.PALETTE[:3], "osD", strict=True)):
+        for l, (color, marker) in enumerate(zip(plotting.PALETTE[:3], "osD", strict=True)):
             ax.plot(
-                scales, [unit * rows[s][l][name] for s in scales], marker + "-", color=colour, label=f"layer {l + 1}"
+                scales, [unit * rows[s][l][name] for s in scales], marker + "-", color=color, label=f"layer {l + 1}"
             )
         ax.set(xlabel="scale $s$ of the hidden weights", ylabel=label, xscale="log")
         if unit == 1:
             ax.set_yscale("log")
-    for (scale, cost), colour in zip(costs.items(), plotting.PALETTE, strict=False):
-        axes[3].semilogy(cost, color=colour, label=f"s = {scale:g}")
+    for (scale, cost), color in zip(costs.items(), plotting.PALETTE, strict=False):
+        axes[3].semilogy(cost, color=color, label=f"s = {scale:g}")
     axes[3].set(xlabel="full-batch step", ylabel="cost (mean loss)")
     for ax in axes:
         ax.grid(alpha=0.3)

@@ -1,9 +1,9 @@
-"""64 settings of a network for MNIST searched by successive halving, and the best against the default.
+"""The best of 64 settings for MNIST by successive halving, beside the default settings.
 
 Row 25 of the notes' systems (note 002, "Hyperparameters": learning rate, iterations, layers, units, activation, chosen
-on the dev set). Settings of one shape train together in one program; after each rung the better half goes on. Expect
-the winner to be at least as good as the default on the validation examples and on the test set, the learning rate to
-decide more than all else, and all of it in under 3 minutes on two cores.
+on the dev set). Settings of one shape train together in one program, and after each rung the better half goes on.
+Expect the winner to be at least as good as the default on the validation examples and on the test set. Expect the
+learning rate to decide more than everything else, and the search to take less than 3 minutes on two cores.
 """
 
 import time
@@ -19,7 +19,7 @@ from experiments.output import Output
 from jaxmlp import metrics, plotting
 from jaxmlp.data import scale_pixels
 
-DEFAULT = {"learning_rate": 0.1, "momentum": 0.0, "l2": 0.0, "hidden": (64,), "activation": "relu"}  # note 002's
+DEFAULT = {"learning_rate": 0.1, "momentum": 0.0, "l2": 0.0, "hidden": (64,), "activation": "relu"}  # from note 002
 SPACE = {
     "learning_rate": jm.log_uniform(1e-3, 1),
     "momentum": [0.0, 0.5, 0.9],
@@ -32,16 +32,16 @@ SPACE = {
 @dataclass(frozen=True)
 class Settings:
     data: str = "mnist"  # mnist, fashion_mnist, or a folder with the four IDX files
-    trials: int = 64  # settings drawn at random
-    budget: int = 384  # epochs in all; 64 settings in 6 rungs: 1, 2, 4, 8, 16 and 32 epochs more
+    trials: int = 64  # random settings
+    budget: int = 384  # epochs of all settings together; 64 settings have 6 rungs of 1, 2, 4, 8, 16 and 32 epochs
     batch_size: int = 128
-    validation: int = 10_000  # training examples held out, to choose by
+    validation: int = 10_000  # training examples held out for the choice
     key: int = 0
     quick: bool = False  # 4 settings of one shape, 24 epochs, 2,000 examples
 
 
 def network(hidden: tuple[int, ...], activation: str) -> jm.MLP:
-    """A classifier of pictures."""
+    """A network that classifies pictures."""
     return jm.MLP((784, *hidden, 10), activation, output="softmax", loss="cross_entropy")
 
 
@@ -53,14 +53,14 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     dev = pictures.X[m - held_out : m], pictures.Y[m - held_out : m]
     trials, budget = (4, 24) if settings.quick else (settings.trials, settings.budget)
     space = SPACE | ({"hidden": [(64,)], "activation": ["relu"]} if settings.quick else {})
-    out.say(f"{trials} settings, {budget} epochs of {len(X):,} examples in all, chosen on {held_out:,} others")
+    out.say(f"{trials} settings, {budget} epochs in all on {len(X):,} examples, chosen on {held_out:,} others")
     began = time.perf_counter()
     found = jm.search(
         space, network, (X, Y), key=jax.random.key(settings.key), optimizer=optax.sgd, validation=dev, trials=trials,
         budget=budget, batch_size=settings.batch_size, best_by="accuracy", preprocess=scale_pixels,
     )  # fmt: skip
     seconds = time.perf_counter() - began
-    out.table("the best 16, those trained for longest first", _rows(found)[:16])
+    out.table("the best 16; longer training comes first", _rows(found)[:16])
     out.numbers("trials", {name: [row[name] for row in _rows(found)] for name in _rows(found)[0]})
 
     retrained = found.retrain()
@@ -80,7 +80,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         scores = result.history["validation_accuracy"].max(), float(metrics.accuracy(Y_hat, pictures.Y_test))
         shown |= {f"{name}, dev": float(scores[0]), f"{name}, test": scores[1]}
         rows.append({"network": name, "epochs": epochs, "validation": f"{scores[0]:.2%}", "test": f"{scores[1]:.2%}"})
-    out.table(f"searched in {seconds:.0f} seconds; the same epochs for all three", rows)
+    out.table(f"the search took {seconds:.0f} seconds; all three networks have the same epochs", rows)
     out.say(f"the winner's gradient against autodiff and central differences: {'passed' if report.passed else 'WRONG'}")
     out.picture("scores", _picture(found))
     out.close()
@@ -99,7 +99,7 @@ def _share(score: float) -> str:
 
 
 def _picture(found: jm.SearchResult):
-    """The validation error of every trial against what was drawn for it, coloured by how long it was trained."""
+    """The validation error of every trial against its settings; the color has its epochs."""
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -109,13 +109,13 @@ def _picture(found: jm.SearchResult):
     shapes = ["-".join(map(str, s["hidden"])) + "\n" + s["activation"] for s in found.trials]
     kinds = sorted(set(shapes))
     apart = np.random.default_rng(0).uniform(-0.2, 0.2, len(shapes))
-    x = {"learning rate / (1 - momentum)": of("learning_rate") / (1 - of("momentum")), "l2 strength": of("l2"),
+    x = {"learning rate / (1 - momentum)": of("learning_rate") / (1 - of("momentum")), "L2 strength": of("l2"),
          "hidden layers, activation": np.asarray([kinds.index(shape) for shape in shapes]) + apart}  # fmt: skip
     lengths = np.unique(found.epochs)
     for ax, (label, values) in zip(axes, x.items(), strict=True):
         for number, epochs in enumerate(lengths):
-            chosen, colour = found.epochs == epochs, colormaps["viridis"](number / max(1, len(lengths) - 1))
-            ax.scatter(values[chosen], error[chosen], s=30, color=colour, edgecolor="black", linewidth=0.4,
+            chosen, color = found.epochs == epochs, colormaps["viridis"](number / max(1, len(lengths) - 1))
+            ax.scatter(values[chosen], error[chosen], s=30, color=color, edgecolor="black", linewidth=0.4,
                        label=f"{epochs}")  # fmt: skip
         ax.set(xlabel=label, xscale="log", yscale="log")
         ax.grid(alpha=0.3)

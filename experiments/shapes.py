@@ -1,7 +1,7 @@
-"""Layers, notation, shapes: a 4-3-3 network with its numbers, and what the notes say of shapes, shown to hold.
+"""Layers, notation and shapes: a 4-3-3 network in numbers, and the notes' statements as checks.
 
 Rows 1 and 3 of the notes' systems (notes 000, the 4-3-3 network in both notations; 001, "What does w_48^[5]
-represent?", the 7 x 7 matrix, and the written-out 2-2-1 case). Expect every statement of the last table to hold, to the
+represent?", the 7 x 7 matrix, and the written-out 2-2-1 case). Expect every statement of the last table to hold to the
 last digits of float64.
 """
 
@@ -19,7 +19,7 @@ from jaxmlp.network import Params
 
 @dataclass(frozen=True)
 class Settings:
-    examples: int = 5  # in the batch
+    examples: int = 5  # examples of the batch
     seed: int = 0
     quick: bool = False  # nothing here is slow
 
@@ -35,13 +35,13 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         raise ValueError(f"examples is {settings.examples}, expected at least 2 to make a batch")
     with jax.enable_x64(True):
         rng = np.random.default_rng(settings.seed)
-        params, X = _drawn(NOTES, rng), jnp.asarray(rng.normal(size=(settings.examples, NOTES.sizes[0])))
+        params, X = _draw(NOTES, rng), jnp.asarray(rng.normal(size=(settings.examples, NOTES.sizes[0])))
         _, tape = jm.forward(NOTES, params, X[0])
         out.table(f"{NOTES}: shapes for one example and for a batch of {settings.examples}", _shapes(params, tape, X))
         for l, layer in enumerate(params, start=1):
             out.table(f"layer {l}: W a + b = z, f(z) = a, with numbers", _numbers(layer, tape, l))
-        differences = _orientations(params, X) | _deep(rng) | _written_out(rng)
-        out.table("what the notes say, and by how much it fails here", [
+        differences = _orientations(params, X) | _deep(rng) | _closed_formulas(rng)
+        out.table("the notes' statements, and the error of each", [
             {"statement": name, "largest difference": f"{difference:.1e}"} for name, difference in differences.items()
         ])  # fmt: skip
     out.picture("blocks", _picture(params, tape))
@@ -49,7 +49,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     return differences
 
 
-def _drawn(net, rng) -> Params:
+def _draw(net, rng) -> Params:
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[-1] ** 0.5)
     return tuple(jm.Layer(draw(*shape), draw(shape[0], 1)[:, 0]) for shape in net.shapes)
 
@@ -88,8 +88,8 @@ def _orientations(params, X) -> dict[str, float]:
         x = f(W.T @ x + b)
     singles = jnp.stack([jm.forward(NOTES, params, x)[0] for x in X])
     return {
-        "f(W x + b) = f(W^T x + b), W stored the other way": _apart(jm.forward(NOTES, params, X[0])[0], x),
-        "a batch = its examples stacked": _apart(jm.predict(NOTES, params, X), singles),
+        "f(W x + b) = f(W^T x + b), W stored the other way": _difference(jm.forward(NOTES, params, X[0])[0], x),
+        "a batch = its examples stacked": _difference(jm.predict(NOTES, params, X), singles),
     }
 
 
@@ -102,23 +102,23 @@ def _passes(params, x):
 
 
 def _deep(rng) -> dict[str, float]:
-    """Row 3: what `w_48^[5]` joins, the 7 x 7 matrix, and the number of entries of `delta^k`."""
-    params = _drawn(DEEP, rng)
+    """Row 3: the units that `w_48^[5]` joins, the 7 x 7 matrix, and the number of entries of `delta^k`."""
+    params = _draw(DEEP, rng)
     tape, deltas, moved = _passes(params, jnp.linspace(-1, 1, DEEP.sizes[0]))
     expected = np.zeros(DEEP.sizes[5])
     expected[3] = tape.inputs[4][7]  # a_8^4, at unit 4 of layer 5
     return {
         "1 more in w_48^[5] adds unit 8 of layer 4 to unit 4 of layer 5, nothing else":
-            _apart(moved.pre_activations[4] - tape.pre_activations[4], expected),
+            _difference(moved.pre_activations[4] - tape.pre_activations[4], expected),
         "a layer of 7 after 7 has a 7 x 7 W": float(params[2].W.shape != (7, 7)),
         "delta^k has as many entries as W^k has rows":
             float(sum(abs(len(d) - len(layer.W)) for d, layer in zip(deltas, params, strict=True))),
     }  # fmt: skip
 
 
-def _written_out(rng) -> dict[str, float]:
+def _closed_formulas(rng) -> dict[str, float]:
     """Row 3: note 001's formulas of the 2-2-1 network, entry by entry, against the recursion."""
-    params = _drawn(CLOSED, rng)
+    params = _draw(CLOSED, rng)
     x, y = np.asarray([0.7, -1.3]), np.asarray([1.0])
     (W1, b1), (W2, b2) = (tuple(map(np.asarray, layer)) for layer in params)
     z1 = [W1[i, 0] * x[0] + W1[i, 1] * x[1] + b1[i] for i in range(2)]
@@ -129,15 +129,15 @@ def _written_out(rng) -> dict[str, float]:
     closed = ([[phi1[i] * x[k] for k in range(2)] for i in range(2)], phi1, [[phi2 * a1[0], phi2 * a1[1]]], [phi2])
     _, by_hand = jm.value_and_grad(CLOSED, params, x[None], y[None])
     pairs = zip(closed, jax.tree.leaves(by_hand), strict=True)
-    return {"2-2-1: the written-out gradients = the recursion": max(_apart(a, b) for a, b in pairs)}
+    return {"2-2-1: the written-out gradients = the recursion": max(_difference(a, b) for a, b in pairs)}
 
 
-def _apart(a, b) -> float:
+def _difference(a, b) -> float:
     return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
 
 def _picture(params, tape):
-    """Each layer as blocks: the matrix times the column, plus the column, is the column; f of it the next one."""
+    """Each layer as blocks: matrix times column plus column is a column, and f of it is the next column."""
     figure, axes = plotting.figure(NOTES.depth, 1, size=(8.4, 2.9))
     for l, (layer, ax) in enumerate(zip(params, axes, strict=True), start=1):
         a_out = tape.output if l == NOTES.depth else tape.inputs[l]
@@ -155,7 +155,7 @@ def _picture(params, tape):
 
 
 def _block(ax, left: float, name: str, block: np.ndarray, sign: str) -> float:
-    """Draws one block of cells after its sign, centred on the line y = 0; where the next may begin."""
+    """Draws a sign and a block of cells, centered on y = 0; returns the place of the next block."""
     rows, columns = block.shape
     if sign:
         ax.text(left + 0.5, 0, sign, ha="center", va="center", fontsize=13)

@@ -1,8 +1,8 @@
-"""A network of step functions trained by a surrogate derivative, against the same network of ReLUs.
+"""A network of step functions learns by a surrogate derivative, about as well as one of ReLUs.
 
-A step's derivative is 0, so backpropagation moves only the last layer. A surrogate takes its place in the backward
-pass alone (Neftci et al. 2019). Expect at least 96.5% of MNIST's test set by each surrogate, about what ReLU
-reaches, and below 85% by backpropagation, whose hidden layers stay where they were drawn.
+A step's derivative is 0, so backpropagation moves only the last layer. A surrogate replaces this derivative in the
+backward pass alone (Neftci et al. 2019). Expect each surrogate to reach at least 96.5% of MNIST's test set, about as
+much as ReLU units. Expect backpropagation to stay below 85%, because the hidden layers keep their random weights.
 """
 
 import time
@@ -22,12 +22,12 @@ from jaxmlp.data import scale_pixels
 
 @dataclass(frozen=True)
 class Settings:
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (256, 256)  # widths of the hidden layers
     epochs: int = 8
     batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam's
+    learning_rate: float = 1e-3  # rate of Adam
     key: int = 0
-    quick: bool = False  # 12,000 examples, 3 epochs, the triangle only
+    quick: bool = False  # 12,000 examples, 3 epochs, only the triangle
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -53,15 +53,16 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         rows.append({"hidden units, rule": name, "test accuracy": f"{shown[name]:.2%}",
                      **{f"layer {l} moved": f"{by:.2f}" for l, by in enumerate(moved, start=1)},
                      "seconds": f"{time.perf_counter() - began:.1f}"})  # fmt: skip
-    out.table(f"784-{'-'.join(map(str, settings.hidden))}-10, {epochs} epochs; moved: change of W over its norm", rows)
+    widths = "-".join(map(str, net.sizes))
+    out.table(f"{widths}, {epochs} epochs; moved: norm of the change of W over the norm of W", rows)
     out.numbers("accuracy", {"epoch": range(1, epochs + 1), **{k: h["accuracy"] for k, h in histories.items()}})
     out.picture("curves", plotting.curves(histories))
     z = np.linspace(-2, 2, 401).astype(np.float32)
     figure, ax = plotting.figure(size=(5, 3.4))
     ax.plot(z, np.asarray(activations.step.f(jnp.asarray(z))), color="black", label="step")
-    for (name, g), colour in zip(rules.SURROGATES.items(), plotting.PALETTE, strict=False):
-        ax.plot(z, np.asarray(g(jnp.asarray(z))), color=colour, label=f"surrogate: {name}")
-    ax.set(xlabel="pre-activation $z$", ylabel="value")
+    for (name, g), color in zip(rules.SURROGATES.items(), plotting.PALETTE, strict=False):
+        ax.plot(z, np.asarray(g(jnp.asarray(z))), color=color, label=f"surrogate: {name}")
+    ax.set(xlabel="pre-activation $z$", ylabel="step, surrogate derivatives")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
     out.picture("surrogates", figure)

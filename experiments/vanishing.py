@@ -1,10 +1,10 @@
-"""Vanishing and exploding gradients: the norm of delta down a deep network, for each activation and scale.
+"""Vanishing and exploding gradients: the norm of delta down a deep network, by activation and scale.
 
-Row 15 of the notes' systems (notes 002, "Vanishing / Exploding Gradients"; 000). Weights of variance `c / n`; each
-layer multiplies the norm of delta by `sqrt(c E[f'(z)^2])`, and 30 layers by a power of it. Expect the mean factor of
-each network to be within 0.05 of that of infinite width, and so: 1 for identity with c = 1 and ReLU with c = 2,
-`1 / sqrt(2)` for ReLU with c = 1, `sqrt(2)` for identity with c = 2, below 0.3 for sigmoid units (whose `f'` is at most
-1/4) with c = 1, and above 1.1, exploding, for tanh with c = 4.
+Row 15 of the notes' systems (notes 002, "Vanishing / Exploding Gradients"; 000). The weights have variance `c / n`.
+Each layer multiplies the norm of delta by `sqrt(c E[f'(z)^2])`, and 30 layers by a power of it. Expect the mean factor
+of each network to be within 0.05 of the factor at infinite width. That factor is 1 for identity with c = 1 and ReLU
+with c = 2, `1 / sqrt(2)` for ReLU with c = 1, and `sqrt(2)` for identity with c = 2. It is below 0.3 for sigmoid units
+with c = 1, as their `f'` is at most 1/4, and above 1.1, exploding, for tanh with c = 4.
 """
 
 import math
@@ -22,10 +22,10 @@ from jaxmlp import activations, plotting
 
 @dataclass(frozen=True)
 class Settings:
-    width: int = 256
+    width: int = 256  # width of each layer
     depth: int = 30  # hidden layers
-    starts: int = 5  # random ones, of which the mean is told
-    examples: int = 8
+    starts: int = 5  # random starts; the table has their mean
+    examples: int = 8  # examples through each of them
     seed: int = 0
     quick: bool = False  # 12 hidden layers, 3 starts
 
@@ -36,15 +36,17 @@ SCALES = {0.5: "1/(2n)", 1.0: "1/n", 2.0: "2/n", 4.0: "4/n"}
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
     if min(settings.starts, settings.examples) < 1 or min(settings.width, settings.depth) < 2:
-        raise ValueError(f"{settings}, expected at least 1 start and example, and a width and depth of at least 2")
+        raise ValueError(
+            f"settings are {settings}, expected at least 1 start and example, and a width and depth of at least 2"
+        )
     depth, starts = (12, 3) if settings.quick else (settings.depth, settings.starts)
-    with jax.enable_x64(True):  # the squares of what vanishes are nothing in float32
+    with jax.enable_x64(True):  # in float32 the squares of vanishing norms are 0
         norms = _norms(settings, depth, starts)
     limits = {each: _limit(*each, depth) for each in norms}
-    # The output's own layer has another shape, so that the last hidden layer is the one to start from.
+    # The output layer has another shape, so the factors start from the last hidden layer.
     factor = {each: float((d[0] / d[-1]) ** (1 / (depth - 1))) for each, d in norms.items()}
     expected = {each: float(limit[0] ** (1 / (depth - 1))) for each, limit in limits.items()}
-    out.table(f"{depth} hidden layers of width {settings.width}: what the norm of delta is multiplied by", [
+    out.table(f"{depth} hidden layers of width {settings.width}: the factor of the norm of delta", [
         {"hidden units": f, "variance": SCALES[c], "each layer": f"{factor[f, c]:.3f}",
          "infinite width": f"{expected[f, c]:.3f}", f"from {depth} to 1": f"{norms[f, c][0] / norms[f, c][-1]:.1e}",
          "": _word(factor[f, c])}
@@ -91,10 +93,10 @@ def _picture(norms, limits, depth: int):
     figure, axes = plotting.figure(1, len(HIDDEN), size=(3.4, 3.6), sharey=True)
     layer = np.arange(1, depth + 1)
     for f, ax in zip(HIDDEN, axes, strict=True):
-        for (c, name), colour, marker in zip(SCALES.items(), plotting.PALETTE, "osD^", strict=False):
+        for (c, name), color, marker in zip(SCALES.items(), plotting.PALETTE, "osD^", strict=False):
             d = norms[f, c]
-            ax.semilogy(layer, d / d[-1], marker, color=colour, markersize=3.5, markevery=2, label=name)
-            ax.semilogy(layer, limits[f, c], "-", color=colour, linewidth=0.8)
+            ax.semilogy(layer, d / d[-1], marker, color=color, markersize=3.5, markevery=2, label=name)
+            ax.semilogy(layer, limits[f, c], "-", color=color, linewidth=0.8)
         ax.set(xlabel="layer $l$", title=f, ylim=(1e-24, 1e12))
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("$||\\delta^l||$ over the last hidden layer's\n(lines: infinite width)")

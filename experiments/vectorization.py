@@ -1,8 +1,8 @@
-"""Logistic regression's gradient by two loops, by one and by none; and broadcasting: the calories table.
+"""Logistic regression's gradient by two loops, by one and by none; and a table by broadcasting.
 
 Rows 8 and 9 of the notes' systems (note 002, "Logistic regression derivatives" and "Broadcasting"). Expect the
-three gradients, and the one of a 20-1 network, to be equal to the last digits, the vectorised one to be at least 10
-times faster than the loop over examples at 10,000 of them, and the columns of the table to sum to 100%.
+three gradients, and that of a 20-1 network, to agree to the last digits. Expect the vectorized one to be at least 10
+times faster than the loop over examples at 10,000 examples. Expect the columns of the calories table to sum to 100%.
 """
 
 import math
@@ -21,9 +21,9 @@ from jaxmlp import plotting
 
 @dataclass(frozen=True)
 class Settings:
-    features: int = 20
-    examples: tuple[int, ...] = (10, 100, 1000, 10_000)  # the sizes timed
-    repeats: int = 5  # of which the fastest is told
+    features: int = 20  # features of an example
+    examples: tuple[int, ...] = (10, 100, 1000, 10_000)  # numbers of examples
+    repeats: int = 5  # timings of each; the table has the fastest
     seed: int = 0
     quick: bool = False  # up to 1,000 examples, once
 
@@ -31,13 +31,12 @@ class Settings:
 FOODS = ("apples", "beef", "eggs", "potatoes")
 CALORIES = {"carbohydrate": (56, 0, 4.4, 68), "protein": (1.2, 104, 52, 8), "fat": (1.8, 185, 99, 0.9)}  # of 100 g
 
-Gradient = Callable[
-    [np.ndarray, float, np.ndarray, np.ndarray], tuple[float, np.ndarray, float]
-]  # (w, b, X, Y) -> J, dw, db
+# (w, b, X, Y) -> J, dw, db
+Gradient = Callable[[np.ndarray, float, np.ndarray, np.ndarray], tuple[float, np.ndarray, float]]
 
 
 def two_loops(w, b, X, Y):
-    """`J`, `dw` and `db` by a loop over the examples and in it one over the features."""
+    """`J`, `dw` and `db` by a loop over the examples, and in it a loop over the features."""
     m, n = X.shape
     J, dw, db = 0.0, [0.0] * n, 0.0
     for i in range(m):
@@ -54,7 +53,7 @@ def two_loops(w, b, X, Y):
 
 
 def one_loop(w, b, X, Y):
-    """The same by a loop over the examples only."""
+    """The same by a loop over the examples alone."""
     m, n = X.shape
     J, dw, db = 0.0, np.zeros(n), 0.0
     for x, y in zip(X, Y, strict=True):
@@ -66,8 +65,8 @@ def one_loop(w, b, X, Y):
     return J / m, dw / m, db / m
 
 
-def vectorised(w, b, X, Y):
-    """The same without a loop; its examples are rows, the notes' columns."""
+def no_loop(w, b, X, Y):
+    """The same without a loop; examples are rows here and columns in the notes."""
     A = 1 / (1 + np.exp(-(X @ w + b)))
     J = -np.mean(Y * np.log(A) + (1 - Y) * np.log(1 - A))
     dZ = A - Y
@@ -82,13 +81,13 @@ def _network(w, b, X, Y):
 
 
 def network(w, b, X, Y):
-    """The same by the hand-written backward pass, compiled: one sigmoid unit with binary cross-entropy."""
+    """The same by the hand-written backward pass of one sigmoid unit with binary cross-entropy, compiled."""
     J, dw, db = _network(w, b, X, Y)
     return float(J), np.asarray(dw), float(db)
 
 
 WAYS: dict[str, Gradient] = {"loop over examples and features": two_loops, "loop over examples": one_loop,
-                             "vectorised": vectorised, "jaxmlp, one sigmoid unit": network}  # fmt: skip
+                             "vectorized": no_loop, "jaxmlp, one sigmoid unit": network}  # fmt: skip
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -105,14 +104,15 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             Y = (rng.random(m) < 1 / (1 + np.exp(-2 * X @ w))).astype(float)
             expected = np.hstack(two_loops(w, b, X, Y))
             for name, way in WAYS.items():
-                apart = max(apart, float(np.abs(np.hstack(way(w, b, X, Y)) - expected).max()))  # compiles it, too
+                made = np.hstack(way(w, b, X, Y))  # the first call compiles
+                apart = max(apart, float(np.abs(made - expected).max()))
                 seconds[name].append(min(_seconds(way, w, b, X, Y) for _ in range(repeats)))
     out.table(f"cost and gradient of logistic regression, {settings.features} features: seconds", [
         {"way": name, **{f"{m:,} examples": f"{s:.2e}" for m, s in zip(sizes, each, strict=True)},
          "times faster": f"{seconds['loop over examples and features'][-1] / each[-1]:.0f}"}
         for name, each in seconds.items()
     ])  # fmt: skip
-    out.say(f"J, dw and db of all four ways are at most {apart:.1e} apart")
+    out.say(f"J, dw and db of all four ways differ by at most {apart:.1e}")
     calories = np.asarray(list(CALORIES.values()))
     share = 100 * calories / calories.sum(axis=0)  # (3, 4) / (4,): broadcasting, no loop
     out.table("share of the calories in %", [
@@ -123,7 +123,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.picture("seconds", _times(sizes, seconds))
     out.picture("calories", _bars(share))
     out.close()
-    return {"apart": apart, "faster": seconds["loop over examples"][-1] / seconds["vectorised"][-1],
+    return {"apart": apart, "faster": seconds["loop over examples"][-1] / seconds["vectorized"][-1],
             "sums": float(np.abs(share.sum(0) - 100).max())}  # fmt: skip
 
 
@@ -135,9 +135,9 @@ def _seconds(way: Gradient, *problem) -> float:
 
 def _times(sizes, seconds):
     figure, ax = plotting.figure(size=(5.6, 3.8))
-    for (name, each), colour, marker in zip(seconds.items(), plotting.PALETTE, "osD^", strict=False):
-        ax.loglog(sizes, each, marker + "-", color=colour, label=name)
-    ax.set(xlabel="examples $m$", ylabel="seconds for cost and gradient")
+    for (name, each), color, marker in zip(seconds.items(), plotting.PALETTE, "osD^", strict=False):
+        ax.loglog(sizes, each, marker + "-", color=color, label=name)
+    ax.set(xlabel="number of examples $m$", ylabel="time for cost and gradient (seconds)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
     return figure
@@ -146,12 +146,12 @@ def _times(sizes, seconds):
 def _bars(share):
     figure, ax = plotting.figure(size=(5.6, 3))
     left = np.zeros(len(FOODS))
-    for name, row, colour in zip(CALORIES, share, (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=True):
-        ax.barh(FOODS, row, left=left, color=colour, label=name)
+    for name, row, color in zip(CALORIES, share, (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=True):
+        ax.barh(FOODS, row, left=left, color=color, label=name)
         for food, (start, width) in enumerate(zip(left, row, strict=True)):
             if width > 6:
                 ax.text(start + width / 2, food, f"{width:.1f}", ha="center", va="center", fontsize="small",
-                        color="white" if colour == plotting.BLUE else "black")  # fmt: skip
+                        color="white" if color == plotting.BLUE else "black")  # fmt: skip
         left = left + row
     ax.set(xlabel="share of the calories (%)", xlim=(0, 100))
     ax.invert_yaxis()

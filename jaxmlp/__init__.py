@@ -1,5 +1,7 @@
 """Multilayer perceptrons in JAX whose backward pass is written by hand."""
 
+__version__ = "0.1.0"
+
 from jaxmlp import data as data
 from jaxmlp import metrics as metrics
 from jaxmlp import plotting as plotting
@@ -21,25 +23,25 @@ from jaxmlp.activations import Activation as Activation
 from jaxmlp.angles import alignment as alignment
 from jaxmlp.check import check_gradients as check_gradients
 from jaxmlp.chunks import in_chunks as in_chunks
-from jaxmlp.curvature import ggn_blocks as ggn_blocks
-from jaxmlp.curvature import ggn_diagonal as ggn_diagonal
+from jaxmlp.clipping import clipped_gradient as clipped_gradient
+from jaxmlp.clipping import private_gradient as private_gradient
 from jaxmlp.curvature import ggnvp as ggnvp
 from jaxmlp.curvature import hessian_eigenvalues as hessian_eigenvalues
-from jaxmlp.curvature import hessian_root as hessian_root
 from jaxmlp.curvature import hessian_trace as hessian_trace
 from jaxmlp.curvature import hvp as hvp
-from jaxmlp.curvature import ntk as ntk
-from jaxmlp.curvature import output_jacobian as output_jacobian
 from jaxmlp.custom_vjp import as_function as as_function
+from jaxmlp.dropout import dropout_masks as dropout_masks
 from jaxmlp.files import load as load
 from jaxmlp.files import save as save
 from jaxmlp.losses import Loss as Loss
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer
 from jaxmlp.network import init as init
+from jaxmlp.penalties import l1 as l1
+from jaxmlp.penalties import l2 as l2
+from jaxmlp.penalties import max_norm as max_norm
 from jaxmlp.readouts import KroneckerFactors as KroneckerFactors
 from jaxmlp.readouts import Trace as Trace
-from jaxmlp.readouts import clipped_gradient as clipped_gradient
 from jaxmlp.readouts import delta_norms as delta_norms
 from jaxmlp.readouts import gradient_gram as gradient_gram
 from jaxmlp.readouts import kronecker_factors as kronecker_factors
@@ -48,21 +50,21 @@ from jaxmlp.readouts import mean_gradient as mean_gradient
 from jaxmlp.readouts import noise_scale as noise_scale
 from jaxmlp.readouts import per_example_gradients as per_example_gradients
 from jaxmlp.readouts import per_example_norms as per_example_norms
-from jaxmlp.readouts import private_gradient as private_gradient
 from jaxmlp.readouts import second_moment as second_moment
 from jaxmlp.readouts import variance as variance
 from jaxmlp.readouts import weight_jacobian as weight_jacobian
-from jaxmlp.rules import Rule as Rule
+from jaxmlp.rule import Rule as Rule
+from jaxmlp.starts import ggn_blocks as ggn_blocks
+from jaxmlp.starts import ggn_diagonal as ggn_diagonal
+from jaxmlp.starts import hessian_root as hessian_root
+from jaxmlp.starts import ntk as ntk
+from jaxmlp.starts import output_jacobian as output_jacobian
 from jaxmlp.training import DivergedError as DivergedError
 from jaxmlp.training import Result as Result
 from jaxmlp.training import SearchResult as SearchResult
 from jaxmlp.training import SweepResult as SweepResult
-from jaxmlp.training import dropout_masks as dropout_masks
 from jaxmlp.training import fit as fit
-from jaxmlp.training import l1 as l1
-from jaxmlp.training import l2 as l2
 from jaxmlp.training import log_uniform as log_uniform
-from jaxmlp.training import max_norm as max_norm
 from jaxmlp.training import search as search
 from jaxmlp.training import sweep as sweep
 from jaxmlp.training import uniform as uniform

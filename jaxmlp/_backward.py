@@ -1,36 +1,77 @@
-"""The backward pass, by hand: where error signals start, how they come down, and the trace they leave."""
+"""The backward pass, by hand: the start of an error signal, its recursion down the layers, and the trace it leaves."""
 
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
 from jaxmlp import readouts, rules, validate
-from jaxmlp._forward import Masks, Tape, batch, forward, mean, network_input, output_loss
+from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
-from jaxmlp.rules import Down, Rule
-from jaxmlp.validate import Given, Preprocess
+from jaxmlp.rule import Down, Rule
+from jaxmlp.validate import Examples, Given, Preprocess
 
 Deltas = tuple[Float[Array, " o"], ...]
 
 
-def output_delta(net: MLP, tape: Tape, y: Num[Array, "..."]) -> Float[Array, " k"]:
-    """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for the canonical pairs."""
+def output_delta(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, " k"]:
+    """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for a canonical pair.
+
+    Args:
+        y: one label: an integer class, a row `(n_K,)`, or a number for a single output.
+    Returns:
+        `(n_K,)`.
+    Example:
+        >>> y_hat, tape = jm.forward(net, params, X[0])
+        >>> delta_out = jm.output_delta(net, tape, Y[0])
+        >>> bool(jnp.array_equal(delta_out, y_hat - jax.nn.one_hot(Y[0], 10)))
+        True
+
+    Source: notes 003, softmax with cross-entropy.
+    """
     return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
 
 
 def sample_labels(net: MLP, Y_hat: Float[Array, "m k"], key: PRNGKeyArray) -> Num[Array, "m *k"]:
-    """Labels drawn from the model's own distribution at its outputs, such as `trace.output`.
+    """Draws labels from the model's own distribution: the second moment of their gradients estimates the Fisher.
 
-    The gradients of a trace of these, not of the true labels, have the Fisher as their second moment: squared error
-    draws from N(y_hat, 1), binary cross-entropy from Bernoulli(y_hat), cross-entropy (of softmax) classes.
+    Squared error draws from `N(y_hat, 1)`, binary cross-entropy from `Bernoulli(y_hat)`, cross-entropy of softmax a
+    class.
+
+    Args:
+        Y_hat: the outputs, `(m, n_K)`, such as `trace.output`.
+    Returns:
+        Labels that `backprop` takes: `(m, n_K)`, or classes `(m,)`.
+    Raises:
+        ValueError: where the loss has no `sample`, or the outputs are no distribution.
+    Example:
+        >>> labels = jm.sample_labels(net, jm.predict(net, params, X), key)
+        >>> fisher = jm.kronecker_factors(jm.backprop(net, params, X, labels))
+        >>> fisher[0].A.shape, fisher[0].G.shape
+        ((785, 785), (64, 64))
     """
     if net.loss.sample is None or (net.loss.targets == "distribution" and net.output != net.loss.canonical):
-        raise ValueError(f"{net} gives no distribution to sample from, expected a loss with `sample` and its outputs")
+        raise ValueError(f"{net} gives no distribution, expected a loss with `sample` and its canonical output")
     return jax.vmap(net.loss.sample)(jax.random.split(validate.key(key), Y_hat.shape[0]), Y_hat)
+
+
+def recur(
+    net: MLP, params: Params, tape: Tape, delta_out: Array, rule: Rule = rules.backprop, rule_state: Any = None
+) -> Deltas:
+    """`delta^l = f_l'(z^l) * (W^(l+1)^T delta^(l+1))`, from `delta^K = delta_out`: `backward` without its checks."""
+    deltas = [delta_out]  # delta^K = dL/dz^K
+    for l in reversed(range(net.depth - 1)):
+        W, f, z = params[l + 1].W, net.hidden[l], tape.pre_activations[l]
+        state = None if rule_state is None else rule_state[l]
+        down = Down(W, deltas[0], delta_out, f, z, state, net.product)
+        error = rule.carry(down)  # dL/da^l
+        if tape.masks is not None:
+            error = tape.masks[l + 1] * error
+        deltas.insert(0, rule.pull(down, error))  # f_l'(z^l) * error
+    return tuple(deltas)
 
 
 def backward(
@@ -43,52 +84,53 @@ def backward(
 ) -> Deltas:
     """The recursion: `delta^l = f_l'(z^l) * (W^(l+1)^T delta^(l+1))` for `l = K-1 .. 1`, from `delta^K = delta_out`.
 
-    One example's `(delta^1, .., delta^K)`, `delta^l` of shape `(n_l,)`. It is linear in `delta_out` (for a
-    linear rule), which may be any vector `(n_K,)`. Source: notes 000, "Visualization of back-prop"; 001, "Back
-    propagation rules".
+    For a linear rule, the default among them, the result is linear in `delta_out`.
+
+    Args:
+        tape: of `forward`, for one example.
+        delta_out: any start `(n_K,)`; the loss's own is `output_delta`.
+        rule: the map that carries delta down a layer; `W^T` unless given.
+        rule_state: the rule's state, for a rule that has one: see `Rule.start`.
+    Returns:
+        `(delta^1, .., delta^K)`, `delta^l` of shape `(n_l,)`.
+    Raises:
+        ValueError: where shapes or dtypes do not fit.
+    Example:
+        >>> y_hat, tape = jm.forward(net, params, X[0])
+        >>> deltas = jm.backward(net, params, tape, jm.output_delta(net, tape, Y[0]))
+        >>> [delta.shape for delta in deltas]
+        [(64,), (10,)]
+
+    Source: notes 000, "Visualization of back-prop"; 001, "Back propagation rules".
     """
-    state = (None,) * (net.depth - 1) if rule_state is None else rule_state
-    deltas = [delta_out]
-    for l in reversed(range(net.depth - 1)):
-        W, f, z = params[l + 1].W, net.hidden[l], tape.pre_activations[l]
-        down = Down(W, deltas[0], delta_out, f, z, state[l], net.product)
-        error = rule.carry(down)
-        if tape.masks is not None:
-            error = tape.masks[l + 1] * error
-        deltas.insert(0, rule.pull(down, error))
-    return tuple(deltas)
+    validate.params(net, params)
+    if jnp.shape(delta_out) != net.sizes[-1:]:
+        raise ValueError(f"delta_out has shape {jnp.shape(delta_out)}, expected {net.sizes[-1:]}")
+    return recur(net, params, tape, delta_out, rule, rules.check_state(net, rule, rule_state))
 
 
-def backprop(
+# Jitted inside other jitted functions, too: XLA then rounds a step alike, whatever else its program reads from a trace.
+@partial(jax.jit, static_argnames=("net", "rule"))
+def trace_of(
     net: MLP,
     params: Params,
-    X: Num[Given, "m ..."],
-    Y: Num[Given, "m ..."],
-    *,
-    masks: Masks | None = None,
-    preprocess: Preprocess | None = None,
-    rule: Rule = rules.backprop,
-    rule_state: tuple[Any, ...] | None = None,
+    X: Float[Array, "m i"],
+    Y: Num[Array, "m ..."],
+    masks: Masks | None,
+    rule: Rule,
+    rule_state: Any,
+    share: Any = None,
 ) -> Trace:
-    """Forward, start and recursion for each example of a batch: its trace, and no gradient.
+    """Forward, start and recursion for each example. Nothing is checked; `X` are network inputs.
 
-    `masks` are dropout masks, `(m, n_l)` for the inputs and each hidden layer; `preprocess` is applied to each example;
-    `rule` is what carries deltas down, with `rule_state` if it has one.
+    `share`, one number or one for each example `(m,)`, scales the start, and a linear rule's deltas with it.
     """
-    X, Y, _, masks = batch(net, params, X, Y, None, masks, preprocess)
-    rule_state = rules.checked_state(net, rule, rule_state)
-    return _backprop(net, params, X, Y, masks, preprocess, rule, rule_state)
-
-
-@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
-def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share=None):
-    """`share`, each example's or one for all, scales the start and with it all that is linear in it."""
 
     def example(x, y, masks, share):
-        y_hat, tape = forward(net, params, network_input(params, x, preprocess), masks)
+        y_hat, tape = propagate(net, params, x, masks)
         delta_out = output_delta(net, tape, y)
         delta_out = delta_out if share is None else share * delta_out
-        deltas = backward(net, params, tape, delta_out, rule, rule_state)
+        deltas = recur(net, params, tape, delta_out, rule, rule_state)
         return Trace(tape.inputs, tape.pre_activations, deltas, y_hat, output_loss(net, tape, y))
 
     each = 0 if share is not None and jnp.ndim(share) else None
@@ -96,26 +138,69 @@ def _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share=None
 
 
 def gradient_pass(
-    net, params, X, Y, weights, masks, preprocess, rule, rule_state
+    net: MLP, params: Params, examples: Examples, rule: Rule, rule_state: Any
 ) -> tuple[Float[Array, " m"], Float[Array, "m k"], Params]:
-    """The losses and outputs of a batch, and its mean gradient, `sum_m w g / sum_m w`.
+    """The losses and outputs of a batch, and its mean gradient `sum_m w g / sum_m w`.
 
-    A linear rule's recursion is linear in its start, so the mean is taken there, where it costs nothing.
+    Nothing is checked; `examples.X` are network inputs. A linear rule's recursion is linear in its start, so the mean
+    is taken there, where it costs nothing.
     """
+    X, Y, weights, masks = examples
     share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
-    trace = _backprop(net, params, X, Y, masks, preprocess, rule, rule_state, share if rule.linear else None)
+    trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if rule.linear else None)
     deltas = trace.deltas
     if not rule.linear:
-        each = share if weights is None else share[:, None]
-        deltas = tuple(each * delta for delta in deltas)  # the smaller of the product's factors
+        each = share[:, None] if isinstance(share, jax.Array) else share
+        deltas = tuple(each * delta for delta in deltas)  # the product's smaller factor
     return trace.losses, trace.output, readouts.sum_of_products(deltas, trace.inputs, net.products)
+
+
+def backprop(
+    net: MLP,
+    params: Params,
+    X: Num[Given, "m ..."],
+    Y: Shaped[Given, "m ..."],
+    *,
+    masks: Masks | None = None,
+    preprocess: Preprocess | None = None,
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
+) -> Trace:
+    """The trace of a batch: forward, start and recursion for each example. No gradient is formed.
+
+    Args:
+        X: the examples, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
+        Y: the labels, `(m, n_K)`; integer classes `(m,)` for cross-entropy, `(m,)` for a single output.
+        masks: dropout masks, `(m, n_l)` for the inputs and each hidden layer: see `dropout_masks`.
+        preprocess: a function of one example that gives the network's input, such as `jm.data.scale_pixels`.
+        rule: the map that carries delta down a layer; `W^T` unless given.
+        rule_state: the rule's state, for a rule that has one: see `Rule.start`.
+    Returns:
+        A `Trace`: the pairs `(delta, a)` of every layer and example. Every gradient quantity is a readout of it.
+    Raises:
+        ValueError: where shapes, dtypes or values do not fit.
+    Example:
+        >>> trace = jm.backprop(net, params, X, Y)
+        >>> trace.deltas[0].shape, trace.inputs[0].shape
+        ((20, 64), (20, 784))
+        >>> jm.per_example_norms(trace).shape
+        (20,)
+    """
+    examples = validate.examples(net, params, X, Y, None, masks, preprocess)
+    return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
+
+
+@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+def _backprop(net, params, examples, preprocess, rule, rule_state):
+    X = network_inputs(examples.X, preprocess, params[0].W.dtype)
+    return trace_of(net, params, X, examples.Y, examples.masks, rule, rule_state)
 
 
 def value_and_grad(
     net: MLP,
     params: Params,
     X: Num[Given, "m ..."],
-    Y: Num[Given, "m ..."],
+    Y: Shaped[Given, "m ..."],
     *,
     weights: Float[Given, " m"] | None = None,
     masks: Masks | None = None,
@@ -123,16 +208,33 @@ def value_and_grad(
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
 ) -> tuple[Float[Array, ""], Params]:
-    """`J = sum_m w L / sum_m w` and its gradient, by hand: `jax.value_and_grad(cost)`, with params' structure.
+    """`J = sum_m w L / sum_m w` and its gradient by hand, as `jax.value_and_grad` of `cost` gives them.
 
-    With another `rule` the second is what that rule takes for the gradient.
+    Args:
+        X: the examples, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
+        Y: the labels, `(m, n_K)`; integer classes `(m,)` for cross-entropy, `(m,)` for a single output.
+        weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
+        masks: dropout masks, `(m, n_l)` for the inputs and each hidden layer: see `dropout_masks`.
+        preprocess: a function of one example that gives the network's input, such as `jm.data.scale_pixels`.
+        rule: the map that carries delta down a layer. Another rule than the default gives its own "gradient".
+        rule_state: the rule's state, for a rule that has one: see `Rule.start`.
+    Returns:
+        J and the gradient, in the structure of `params`.
+    Raises:
+        ValueError: where shapes, dtypes or values do not fit.
+    Example:
+        >>> J, grads = jm.value_and_grad(net, params, X, Y)
+        >>> bool(jnp.allclose(grads[0].W, jax.grad(lambda p: jm.cost(net, p, X, Y))(params)[0].W, atol=1e-6))
+        True
+
+    Source: notes 000, "Backpropagation in this network"; 002, the factor `1/m`.
     """
-    X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
-    rule_state = rules.checked_state(net, rule, rule_state)
-    return _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
+    examples = validate.examples(net, params, X, Y, weights, masks, preprocess)
+    return _value_and_grad(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
 @partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
-def _value_and_grad(net, params, X, Y, weights, masks, preprocess, rule, rule_state):
-    losses, _, grads = gradient_pass(net, params, X, Y, weights, masks, preprocess, rule, rule_state)
-    return mean(losses, weights), grads
+def _value_and_grad(net, params, examples, preprocess, rule, rule_state):
+    examples = examples._replace(X=network_inputs(examples.X, preprocess, params[0].W.dtype))
+    losses, _, grads = gradient_pass(net, params, examples, rule, rule_state)
+    return mean(losses, examples.weights), grads

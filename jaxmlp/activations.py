@@ -1,9 +1,9 @@
 """Activation functions `a = f(z)` and, written by hand, their first and second derivatives.
 
-They are those of `jax.nn`, by its names and with its defaults, and step and sign, whose derivative is 0: what trains
-them is a rule, `rules.surrogate`. `z` is a pre-activation of any shape; all but softmax act entry by entry. Sources:
-notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al. 2013, ELU from Clevert et al.
-2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
+They are those of `jax.nn`, by its names and with its defaults, and `step` and `sign`. The derivative of these two is 0,
+so a rule trains through them: `rules.surrogate`. `z` is a pre-activation of any shape; all but softmax act entry by
+entry. Sources: notes 002, "Activation functions", and 001, "ReLU activation"; leaky ReLU from Maas et al. 2013, ELU
+from Clevert et al. 2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, SiLU from Elfwing et al. 2018.
 """
 
 import math
@@ -19,13 +19,17 @@ Elementwise = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Activation:
-    """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), each a function of `z` that acts entry by entry.
+    """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), functions of `z` that act entry by entry.
 
-    `d2f` is needed for Hessian-vector products only. `range` holds the smallest and the largest value f can take: a
-    loss with a smaller domain refuses the activation as output. `kinks` lists the z at which f or f' jumps, so that
-    central differences that straddle one are named rather than believed.
-
-        cube = Activation("cube", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    Args:
+        name: printed by `MLP` and by errors.
+        d2f: for Hessian-vector products only.
+        range: the smallest and the largest value of f. A loss whose domain does not hold it refuses the output.
+        kinks: the z at which f or f' jumps. Checks leave out and name the entries whose central difference crosses one.
+    Example:
+        >>> cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+        >>> jm.MLP((3, 4, 2), hidden=cube)
+        MLP(3-4-2, hidden=cube, output=identity, loss=squared_error)
     """
 
     name: str
@@ -36,17 +40,15 @@ class Activation:
     kinks: tuple[float, ...] = ()
 
     def pull(self, z: Float[Array, " o"], error: Float[Array, " o"]) -> Float[Array, " o"]:
-        """`J(z)^T error`: carries dL/da back through `a = f(z)`, here with the diagonal `J = diag(f'(z))`."""
+        """`J(z)^T error`, which is dL/dz for `error = dL/da`; here J is diagonal, `diag(f'(z))`."""
         return self.df(z) * error
 
     def pull_derivative(
         self, z: Float[Array, " o"], error: Float[Array, " o"], dz: Float[Array, " o"]
     ) -> Float[Array, " o"]:
-        """The derivative of `pull(z, error)` in z along dz, `f''(z) dz error`: what second derivatives add."""
+        """The derivative of `pull(z, error)` in z along dz, `f''(z) dz error`, for second derivatives."""
         if self.d2f is None:
-            raise ValueError(
-                f"activation {self.name!r} has no d2f, expected its second derivative for Hessian products"
-            )
+            raise ValueError(f"activation {self.name!r} has no d2f, expected one for Hessian products")
         return self.d2f(z) * dz * error
 
 
@@ -54,7 +56,7 @@ class Softmax(Activation):
     """`a_i = e^(z_i) / sum_j e^(z_j)`, for outputs. `df` is the whole Jacobian, `J_ij = a_i (1[i=j] - a_j)`."""
 
     def pull(self, z: Float[Array, " k"], error: Float[Array, " k"]) -> Float[Array, " k"]:
-        """`J(z)^T error = a * (error - a . error)`: J is symmetric and never formed."""
+        """`J(z)^T error = a * (error - a . error)`; J is symmetric and never formed."""
         a = jax.nn.softmax(z)
         return a * (error - jnp.dot(a, error))
 

@@ -1,4 +1,4 @@
-"""How far a rule's gradient points from another: the angle between two traces' mean gradients, layer by layer."""
+"""The angle between two gradients, layer by layer: how far a rule's gradient points from backpropagation's."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,26 @@ from jaxmlp.readouts import Trace, mean_gradient
 
 
 def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None = None) -> Float[Array, " layers"]:
-    """The angle at each layer between the mean gradients `(W, b)` of two traces of one batch, in degrees, 0 to 180.
+    """The angle at each layer between the mean gradients `(W, b)` of two traces of one batch.
 
-    0 between equal ones, two zeros included; NaN between a zero and one that is not. Source: Lillicrap et
-    al. 2016, figure 2, which takes it between error signals.
+    Args:
+        weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
+    Returns:
+        `(K,)` degrees, 0 to 180: 0 between two zeros, NaN between a zero and any other gradient.
+    Example:
+        >>> trace = jm.backprop(net, params, X, Y)
+        >>> by_sign = jm.backprop(net, params, X, Y, rule=jm.rules.sign_symmetric())
+        >>> angles = jm.alignment(by_sign, trace)
+        >>> bool(0 < angles[0] < 90), bool(angles[1] < 0.1)
+        (True, True)
+
+    Source: Lillicrap et al. 2016, figure 2, there between error signals.
     """
-    return angles(mean_gradient(trace, weights), mean_gradient(reference, weights))
+    return layer_angles(mean_gradient(trace, weights), mean_gradient(reference, weights))
 
 
 @jax.jit
-def angles(gradient: Params, reference: Params) -> Float[Array, " layers"]:
+def layer_angles(gradient: Params, reference: Params) -> Float[Array, " layers"]:
     """The angle between two gradients at each layer, in degrees."""
     return jnp.stack([angle(_flat(g), _flat(r)) for g, r in zip(gradient, reference, strict=True)])
 
@@ -31,7 +41,7 @@ def norm_ratios(gradient: Params, reference: Params) -> Float[Array, " layers"]:
 
 
 def angle(u: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, ""]:
-    """`2 atan2(||u/|u| - v/|v|||, ||u/|u| + v/|v|||)` in degrees: near 0, where an arccos loses half its digits, too.
+    """`2 atan2(||u/|u| - v/|v|||, ||u/|u| + v/|v|||)` in degrees: exact near 0, where an arccos loses half its digits.
 
     Source: Kahan 2006, "How futile are mindless assessments of roundoff", section 12.
     """

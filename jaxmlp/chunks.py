@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, Shaped
 
 from jaxmlp import rules, validate
-from jaxmlp._backward import backprop
-from jaxmlp._forward import Masks, batch
+from jaxmlp._backward import trace_of
+from jaxmlp._forward import Masks, network_inputs
 from jaxmlp.network import MLP, Params
-from jaxmlp.rules import Rule
-from jaxmlp.validate import Given, Preprocess
+from jaxmlp.rule import Rule
+from jaxmlp.validate import Examples, Given, Preprocess
 
 
 def in_chunks(
@@ -21,7 +21,7 @@ def in_chunks(
     net: MLP,
     params: Params,
     X: Num[Given, "m ..."],
-    Y: Num[Given, "m ..."],
+    Y: Shaped[Given, "m ..."],
     size: int,
     *,
     weights: Float[Given, " m"] | None = None,
@@ -30,24 +30,38 @@ def in_chunks(
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
 ) -> Any:
-    """`readout(backprop(...))` of a whole batch, with the memory of `size` examples, the last chunk the smaller.
+    """`readout(backprop(...))` of a whole batch in the memory of `size` examples, for readouts that are means.
 
-    For readouts that are means over the examples, such as `mean_gradient`, `second_moment`, `kronecker_factors` or
-    `lambda trace, weights=None: jm.clipped_gradient(trace, 1.0, weights)`: each chunk's counts by its share of the
-    examples, or of their weights, which are then passed to the readout. Compiled for the readout as an object.
+    The result is the mean of the chunks' readouts, each weighted by its share of the examples or of their weights.
+
+    Args:
+        readout: a function of a trace, such as `mean_gradient`, `second_moment`, `kronecker_factors` or
+            `lambda trace, weights=None: jm.clipped_gradient(trace, 1.0, weights)`. With `weights` given, it gets its
+            chunk's as `weights=`. Another function object compiles again.
+        X: the examples, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
+        Y: the labels, as in `backprop`.
+        size: examples in a chunk; the last chunk may hold fewer.
+        weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
+        masks, preprocess, rule, rule_state: as in `backprop`.
+    Raises:
+        ValueError: where an argument does not fit, or the readout's shape depends on the number of examples.
+    Example:
+        >>> grads = jm.in_chunks(jm.mean_gradient, net, params, X, Y, size=8)
+        >>> whole = jm.mean_gradient(jm.backprop(net, params, X, Y))
+        >>> bool(jnp.allclose(grads[0].W, whole[0].W, atol=1e-6))
+        True
     """
-    X, Y, weights, masks = batch(net, params, X, Y, weights, masks, preprocess)
-    size = min(validate.whole(size, "size"), X.shape[0])
-    return _in_chunks(readout, net, params, (X, Y, weights, masks), size, preprocess, rule, rule_state)
+    examples = validate.examples(net, params, X, Y, weights, masks, preprocess)
+    size = min(validate.whole(size, "size"), examples.X.shape[0])
+    return _in_chunks(readout, net, params, examples, size, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
 @partial(jax.jit, static_argnames=("readout", "net", "size", "preprocess", "rule"))
 def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_state):
-    def part(chunk) -> tuple[Any, Array]:
+    def part(chunk: Examples) -> tuple[Any, Array]:
         X, Y, weights, masks = chunk
-        trace = backprop(
-            net, params, X, Y, masks=masks, preprocess=preprocess, rule=rule, rule_state=rule_state
-        )  # fmt: skip
+        X = network_inputs(X, preprocess, params[0].W.dtype)
+        trace = trace_of(net, params, X, Y, masks, rule, rule_state)
         if weights is None:
             return readout(trace), jnp.asarray(X.shape[0], trace.losses.dtype)
         return readout(trace, weights=weights), weights.sum()
@@ -56,7 +70,7 @@ def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_stat
         mean, count = part(chunk)
         return jax.tree.map(lambda t, r: t + count * r, total, (mean, jnp.ones_like(count))), None
 
-    whole, rest = divmod(examples[0].shape[0], size)
+    whole, rest = divmod(examples.X.shape[0], size)
     chunks = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), examples)
     like = jax.eval_shape(lambda c: part(jax.tree.map(lambda a: a[0], c)), chunks)
     alone = jax.eval_shape(lambda c: part(jax.tree.map(lambda a: a[0, :1], c)), chunks)

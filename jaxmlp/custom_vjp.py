@@ -1,4 +1,4 @@
-"""The network as one JAX function whose backward pass is the hand-written one: for anyone's `jax.grad`."""
+"""The network as one JAX function whose derivative is the hand-written backward pass: for anyone's `jax.grad`."""
 
 import functools
 import math
@@ -11,39 +11,49 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jaxmlp import readouts, rules, validate
-from jaxmlp._backward import backward
-from jaxmlp._forward import Tape, forward
+from jaxmlp._backward import recur
+from jaxmlp._forward import Tape, propagate
 from jaxmlp.network import MLP, Params
-from jaxmlp.rules import Rule
+from jaxmlp.rule import Rule
 
 
 @functools.cache
 def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
-    """`f(params, x) -> y_hat`, x `(n_0,)` or `(.., n_0)`; `f(params, x, rule_state)` for a rule with a state.
+    """`f(params, x) -> y_hat`, a function whose derivative in `params` and `x` is the hand-written recursion.
 
-    Its derivative in `params` and `x` is the recursion, started at `delta^K = J(z^K)^T g` for a cotangent g of `y_hat`,
-    so that it works inside `jax.grad`, `jit`, `vmap`, `checkpoint` and another network. What leaves the network is
-    `W^1^T delta^1` under any rule. A batch is cheapest as leading axes of x: a `vmap` outside forms a gradient for each
-    example. A rule that is not linear, such as `clipped`, meets
-    cotangents as the loss around the function scales them, by 1/m for a mean. Forward mode (`jax.jvp`) is not
-    defined. Raises ValueError when the rule's state is differentiated: `y_hat` does not depend on it, and a rule's
-    use of it is no derivative.
+    The recursion starts at `delta^K = J(z^K)^T g` for a cotangent g of `y_hat`, so f works inside `jax.grad`, `jit`,
+    `vmap`, `checkpoint` and another network. The cotangent of x is `W^1^T delta^1` under any rule.
+
+    Args:
+        rule: the map that carries delta down a layer. A rule that is not linear, such as `clipped`, sees cotangents
+            already scaled by the outer loss, by 1/m for a mean.
+    Returns:
+        f, the same object for the same arguments. It takes x `(n_0,)` or `(.., n_0)`, and `f(params, x, rule_state)`
+        for a rule with a state. Give a batch as leading axes of x: a `vmap` around f forms a gradient for each example.
+        Forward mode (`jax.jvp`) is not defined.
+    Raises:
+        ValueError: by f, where shapes do not fit or the rule's state is differentiated: `y_hat` does not depend on it.
+    Example:
+        >>> f = jm.as_function(net)
+        >>> grads = jax.grad(lambda p: -jnp.log(f(p, X)[:, 0]).mean())(params)
+        >>> grads[0].W.shape
+        (64, 784)
     """
-    rules.checked(rule)
+    rules.check(rule)
 
-    # net and rule are static; all that is traced comes as an argument.
+    # Traced values come as arguments: a custom_vjp that closes over one returns silent zeros.
     @jax.custom_vjp
     def run(params: Params, X: Array, state: Any) -> Array:
-        return _forward(net, params, X)[0]
+        return _propagate(net, params, X)[0]
 
     def save(params, X, state):
         if any(leaf.perturbed for leaf in jax.tree.leaves(state)):
             raise ValueError(
-                f"rule_state of {rule.name!r} is differentiated: a rule has no gradient in its state; "
+                f"rule_state of {rule.name!r} is differentiated, but a rule has no gradient in its state; "
                 "differentiate in params and x only, or pass jax.lax.stop_gradient(rule_state)"
             )
         params, X, state = jax.tree.map(lambda leaf: leaf.value, (params, X, state))
-        Y_hat, tape = _forward(net, params, X)
+        Y_hat, tape = _propagate(net, params, X)
         return Y_hat, (params, tape, state)
 
     def pull(saved, cotangent):
@@ -63,22 +73,22 @@ def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
             raise ValueError(f"x has shape {x.shape}, expected (.., {net.sizes[0]})")
         lead = x.shape[:-1]
         X = x.reshape(math.prod(lead), net.sizes[0])
-        return run(params, X, rules.checked_state(net, rule, rule_state)).reshape(*lead, net.sizes[-1])
+        return run(params, X, rules.check_state(net, rule, rule_state)).reshape(*lead, net.sizes[-1])
 
     return function
 
 
 @functools.partial(jax.jit, static_argnames="net")
-def _forward(net: MLP, params: Params, X: Float[Array, "m i"]) -> tuple[Float[Array, "m k"], Tape]:
-    return jax.vmap(lambda x: forward(net, params, x))(X)
+def _propagate(net: MLP, params: Params, X: Float[Array, "m i"]) -> tuple[Float[Array, "m k"], Tape]:
+    return jax.vmap(lambda x: propagate(net, params, x))(X)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "rule"))
 def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangent: Float[Array, "m k"]):
-    """The cotangents of `params`, summed over the examples, and of each example."""
+    """The cotangent of `params`, summed over the examples, and the cotangent of each example."""
 
     def example(tape, g):
-        return backward(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
+        return recur(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
 
     deltas = jax.vmap(example)(tape, cotangent)
     return readouts.sum_of_products(deltas, tape.inputs, net.products), deltas[0] @ params[0].W

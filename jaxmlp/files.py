@@ -1,8 +1,8 @@
-"""Networks on disk: safetensors with the description in the metadata, checksummed, replaced in one step, no pickle.
+"""Saves and loads networks as safetensors files, with a checksum, without pickle; a write is atomic.
 
-Any reader of safetensors finds the arrays `W1, b1, .., WK, bK` in the file. The metadata's one entry, `jaxmlp`, is
-JSON: a SHA-256 of the whole file as it is with 64 zeros in the checksum's place, a format number, and what the kind of
-file needs to say. Format: https://huggingface.co/docs/safetensors, "Format".
+Any reader of safetensors finds the arrays `W1, b1, .., WK, bK` in the file. The metadata has one entry, `jaxmlp`, in
+JSON. It holds a format number, the kind of file and its description, and a SHA-256 checksum. The checksum is taken of
+the whole file with 64 zeros in the place of the checksum. Source: https://huggingface.co/docs/safetensors, "Format".
 """
 
 import dataclasses
@@ -29,47 +29,70 @@ FilePath = str | os.PathLike[str]
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
-PART = ".part"  # the ending of a file that is being written
+PART = ".part"  # the ending of an unfinished file
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
     "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-ALWAYS_WRITTEN = ("sizes", "hidden", "output", "loss")  # other fields of MLP only where they differ from their default
+ALWAYS_WRITTEN = ("sizes", "hidden", "output", "loss")  # other fields only if they differ from their default
 
 
 def save(path: FilePath, net: MLP, params: Params) -> None:
-    """Writes the network and its parameters, bit for bit; a file that is there is replaced in one step.
+    """Writes a network and its parameters to a file, bit for bit.
 
-    Activations and losses are stored by name: `load` needs those of your own. Raises ValueError for one that has the
-    name of a built-in and is another.
+    The write is atomic: at every moment the file is either the old one or the new one, whole. The file names
+    activations and losses; it does not hold their code.
 
-        jm.save("digits.safetensors", net, params)
+    Args:
+        path: the file, new or to replace.
+        net: the network.
+        params: its parameters.
+    Raises:
+        ValueError: where the parameters do not fit the network or are traced, or a function of the network has the
+            name of another one.
+        FileNotFoundError: where the folder does not exist.
+    Example:
+        >>> jm.save("digits.safetensors", net, params)
+        >>> loaded, _ = jm.load("digits.safetensors")
+        >>> loaded == net
+        True
     """
     validate.params(net, params)
     tensors = {}
     for l, layer in enumerate(params, start=1):
-        tensors[f"W{l}"], tensors[f"b{l}"] = host(layer.W, f"W of layer {l}"), host(layer.b, f"b of layer {l}")
-    write(path, tensors, {"kind": "network", "net": _described(net)})
+        tensors[f"W{l}"], tensors[f"b{l}"] = to_numpy(layer.W, f"W of layer {l}"), to_numpy(layer.b, f"b of layer {l}")
+    write(path, tensors, {"kind": "network", "net": _describe(net)})
 
 
 def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Params]:
-    """The network and the parameters that `save` wrote; `own` holds the activations and losses that are not jaxmlp's.
+    """Reads a network and its parameters from a file of `save`.
 
-    Raises FileNotFoundError, and ValueError for a file that is truncated, corrupt, or of another kind, for a function
-    that is not in `own`, and for float64 where JAX has it switched off.
-
-        net, params = jm.load("digits.safetensors", own=(cube,))
+    Args:
+        path: the file.
+        own: activations and losses of the network that are not jaxmlp's.
+    Returns:
+        The network and its parameters, bit for bit.
+    Raises:
+        ValueError: where the file is truncated, corrupt or of another kind, where a function of the network is
+            neither jaxmlp's nor in `own`, and for float64 if JAX has it switched off.
+        FileNotFoundError: where there is no such file.
+    Example:
+        >>> cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2)
+        >>> own_net = jm.MLP((2, 3, 1), hidden=cube)
+        >>> jm.save("cube.safetensors", own_net, jm.init(own_net, key))
+        >>> jm.load("cube.safetensors", own=(cube,))[0] == own_net
+        True
     """
     tensors, about = read(path, "network")
-    net = _net(about["net"], own, path)
-    array = lambda name: device(tensors[name], f"{path}: {name}")
+    net = _build_network(about["net"], own, path)
+    array = lambda name: to_jax(tensors[name], f"{path}: {name}")
     return net, tuple(Layer(array(f"W{l}"), array(f"b{l}")) for l in range(1, net.depth + 1))
 
 
-def _described(net: MLP) -> dict[str, Any]:
-    """The fields of `net` as JSON, functions by their names."""
-    _known((*net.activations, net.loss), "net")
+def _describe(net: MLP) -> dict[str, Any]:
+    """The fields of `net` as JSON, with names for functions."""
+    _collect_functions((*net.activations, net.loss), "net")
     plain = lambda value: value.name if isinstance(value, Activation | Loss) else value
     default = MLP(net.sizes)
     fields = {field.name: getattr(net, field.name) for field in dataclasses.fields(net)}
@@ -80,63 +103,63 @@ def _described(net: MLP) -> dict[str, Any]:
     }
 
 
-def _net(fields: dict[str, Any], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
-    """The network of these fields, its names looked up among jaxmlp's functions and `own`."""
+def _build_network(fields: dict[str, Any], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
+    """The network with these fields; names become functions of jaxmlp or `own`."""
     if later := set(fields) - {field.name for field in dataclasses.fields(MLP)}:
-        raise ValueError(f"{path} tells the network's {', '.join(sorted(later))}, which this jaxmlp does not know")
+        raise ValueError(f"{path} has the network's {', '.join(sorted(later))}, expected fields of this jaxmlp's MLP")
     if not isinstance(own, Sequence) or not all(isinstance(f, Activation | Loss) for f in own):
         raise ValueError(f"own is {own!r}, expected a tuple of Activation and Loss")
-    known = _known(own, "own")
+    known = _collect_functions(own, "own")
     used = [("activation", name) for name in (*fields["hidden"], fields["output"])] + [("loss", fields["loss"])]
     missing = [f"the {kind} {name!r}" for kind, name in dict.fromkeys(used) if name not in known[kind]]
     if missing:
-        raise ValueError(f"{path} uses {' and '.join(missing)}, not among jaxmlp's: expected in own=(...)")
+        raise ValueError(f"{path} uses {' and '.join(missing)}, not among jaxmlp's, expected in own=(...)")
     *hidden, output, loss = (known[kind][name] for kind, name in used)
     return MLP(**{**fields, "hidden": hidden, "output": output, "loss": loss})
 
 
-def _known(functions: Sequence[Activation | Loss], argument: str) -> dict[str, dict[str, Any]]:
-    """jaxmlp's activations and losses and these, by name."""
+def _collect_functions(functions: Sequence[Activation | Loss], argument: str) -> dict[str, dict[str, Any]]:
+    """The activations and the losses by name: jaxmlp's and `functions`."""
     known: dict[str, dict[str, Any]] = {"activation": dict(activations.NAMED), "loss": dict(losses.NAMED)}
     for f in functions:
         kind = "activation" if isinstance(f, Activation) else "loss"
         if known[kind].setdefault(f.name, f) != f:
             raise ValueError(
-                f"{argument} has a function {f.name!r} that is not jaxmlp's {kind} of that name, or two of that name; "
-                "expected a name for each: a file holds names only"
+                f"{argument} has a function {f.name!r} that is not jaxmlp's {kind}, or two of that name, expected one "
+                "function for each name: a file holds only names"
             )
     return known
 
 
-def host(leaf: Any, what: str) -> np.ndarray:
-    """A leaf as a NumPy array that a file can hold."""
+def to_numpy(leaf: Any, name: str) -> np.ndarray:
+    """A leaf as a NumPy array that a file can hold; errors call it `name`."""
     if not validate.concrete(leaf):
-        raise ValueError(f"{what} is traced, expected numbers: save outside jit")
+        raise ValueError(f"{name} is traced, expected numbers: save outside jit")
     array = np.asarray(leaf, order="C")
     if array.dtype.name not in DTYPES.values():
-        raise ValueError(f"{what} has dtype {array.dtype}, expected one of {', '.join(DTYPES.values())}")
+        raise ValueError(f"{name} has dtype {array.dtype}, expected one of {', '.join(DTYPES.values())}")
     return array
 
 
-def device(array: np.ndarray, what: str) -> jax.Array:
-    """A NumPy array as one of JAX, which keeps its dtype."""
+def to_jax(array: np.ndarray, name: str) -> jax.Array:
+    """A NumPy array as a JAX array of the same dtype; errors call it `name`."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise ValueError(
-            f"{what} has dtype {array.dtype}, which JAX has switched off; jax.config.update('jax_enable_x64', True)"
+            f"{name} has dtype {array.dtype}, which JAX has switched off; jax.config.update('jax_enable_x64', True)"
         )
     return jnp.asarray(array)
 
 
 def write(path: FilePath, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes arrays and what is told about them, with a checksum over all of it."""
-    told = json.dumps({"sha256": NO_DIGEST, "format": FORMAT, **about})
-    raw = safetensors.numpy.save(tensors, {"jaxmlp": told})
+    """Writes arrays and their description `about`, which is JSON, with a checksum of the whole file."""
+    description = json.dumps({"sha256": NO_DIGEST, "format": FORMAT, **about})
+    raw = safetensors.numpy.save(tensors, {"jaxmlp": description})
     digest = hashlib.sha256(raw).hexdigest()
     _replace(Path(os.path.realpath(path)), raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
 
 
 def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write` wrote, after every byte of it is checked."""
+    """Reads the arrays and the description of a file of `write`, and checks every byte."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file of jaxmlp's")
@@ -148,7 +171,7 @@ def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, An
 
 
 def decode(raw: bytes, kind: str, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and what is told about them in the bytes of a file; `name` is told in errors."""
+    """The arrays and the description in the bytes of a file; errors call the file `name`."""
     try:
         views = safetensors.deserialize(raw)
     except safetensors.SafetensorError as error:
@@ -173,7 +196,7 @@ def decode(raw: bytes, kind: str, name: str) -> tuple[dict[str, np.ndarray], dic
 
 
 def _replace(path: Path, raw: bytes) -> None:
-    """Writes beside `path`, down to the disk, then renames: whatever happens, what is at `path` is whole."""
+    """Writes another file to the disk, then renames it to `path`: a crash leaves the old file or the new one, whole."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file's name")
     if not path.parent.is_dir():
@@ -188,9 +211,9 @@ def _replace(path: Path, raw: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name, too, is on the disk
+            os.fsync(folder)  # writes the new name to the disk
         finally:
             os.close(folder)

@@ -1,8 +1,8 @@
-"""How weights are drawn: normal, with mean 0 and a variance that depends on the layer's widths.
+"""Initial weights: normal, with mean 0 and a variance that depends on the layer's widths.
 
 Sources: notes 002, "Random Initialization" and "Choice of Weight Initialization"; 004 ("close to the zero vector");
-LeCun et al. 1998, Glorot and Bengio 2010, He et al. 2015. The notes call `1/n_in` Xavier; here, as elsewhere,
-"xavier" is Glorot's `2/(n_in + n_out)` and `1/n_in` is "lecun".
+LeCun et al. 1998, Glorot and Bengio 2010, He et al. 2015. The notes call `1/n_in` Xavier. Here, as elsewhere,
+"xavier" is Glorot's `2/(n_in + n_out)`, and `1/n_in` is "lecun".
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
 
-# An initializer as jax.nn.initializers has them: (key, shape, dtype) -> array, with shape = (n_in, n_out).
+# A function of jax.nn.initializers, or one like them: (key, shape, dtype) -> array, with shape = (n_in, n_out).
 Initializer = Callable[..., Array]
 
 VARIANCES: dict[str, Callable[[int, int], float]] = {
@@ -28,11 +28,11 @@ VARIANCES: dict[str, Callable[[int, int], float]] = {
 def draw(
     how: str | Initializer, key: PRNGKeyArray, n_in: int, n_out: int, dtype: jnp.dtype, argument: str
 ) -> Float[Array, "o i"]:
-    """A `W (n_out, n_in)`: by one of VARIANCES' names, or by an initializer called with `(n_in, n_out)`, transposed."""
+    """Draws `W (n_out, n_in)`: `how` is a name of `VARIANCES`, or an initializer, whose result is transposed."""
     if isinstance(how, str):
-        variance = validate.named(how, VARIANCES, Callable, argument)(n_in, n_out)
+        variance = validate.look_up(how, VARIANCES, Callable, argument)(n_in, n_out)
         if variance == 0:
-            return jnp.zeros((n_out, n_in), dtype)  # a draw, even one times 0, takes longest of all to compile
+            return jnp.zeros((n_out, n_in), dtype)  # a draw takes the longest of all to compile
         # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
         return jax.random.normal(key, (n_out, n_in), dtype) * jnp.asarray(variance**0.5, dtype)
     if not callable(how):
@@ -41,7 +41,10 @@ def draw(
         )
     W = how(key, (n_in, n_out), dtype)
     if not isinstance(W, jax.Array):
-        raise ValueError(f"{argument}: the initializer gave a {type(W).__name__}; was it to be called first?")
+        made = type(W).__name__
+        raise ValueError(
+            f"{argument}: the initializer gave a {made}, expected an array; call it first, as in he_normal()"
+        )
     if W.shape != (n_in, n_out):
         raise ValueError(f"{argument}: the initializer gave shape {W.shape}, expected {(n_in, n_out)}")
     return W.T

@@ -2,8 +2,8 @@
 
 A loss `L(y_hat, y)` is a sum over the outputs. With its canonical output activation (identity with squared error,
 sigmoid with binary cross-entropy, softmax with cross-entropy) it is computed from the pre-activation `z` in log space,
-and `delta = dL/dz` is `y_hat - y`; with any other, `delta = J(z)^T dL/dy_hat`. Sources: notes 000, "Backpropagation in
-this network"; 002, "Calculating the loss"; 003, softmax with cross-entropy.
+and `delta = dL/dz` is `y_hat - y`; with any other output, `delta = J(z)^T dL/dy_hat`. Sources: notes 000,
+"Backpropagation in this network"; 002, "Calculating the loss"; 003, softmax with cross-entropy.
 
 Erratum: note 003 prints the squared error with a minus sign and without the 1/2; with `L = 1/2 sum (y_hat - y)^2`
 its result `delta = y_hat - y` holds.
@@ -12,7 +12,7 @@ its result `delta = y_hat - y` holds.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,31 @@ from jaxtyping import Array, Float, Num
 
 from jaxmlp import activations
 from jaxmlp.activations import Activation
+from jaxmlp.validate import Given
 
 OfOutput = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """`f(y_hat, y)`, the loss of one example `(k,)`, and its derivatives `df`, `d2f` for each output, `(k,)`.
+    """`f(y_hat, y)`, the loss of one example, and its derivatives `df`, `d2f` in each output.
 
-    `domain` is the interval that must hold every output. `targets` says what Y may be: any real numbers, numbers in
-    [0, 1], or a distribution over the classes (integer classes, or rows of probabilities). `canonical` is the output
-    activation for which `dL/dz = y_hat - y`, `from_z(z, y)` the same loss computed from its pre-activation, and
-    `root(y_hat)` rows `r_c` with `sum_c r_c r_c^T = d2L/dz^2`. `sample(key, y_hat)` draws a label from the distribution
-    whose negative logarithm the loss is. Curvature alone needs `d2f`, `root` and `sample`.
+    `y_hat` and `y` are `(k,)`, and so are the derivatives; f gives one number.
 
-        absolute = Loss("absolute", lambda y_hat, y: jnp.abs(y_hat - y).sum(), lambda y_hat, y: jnp.sign(y_hat - y))
+    Args:
+        name: printed by `MLP` and by errors.
+        d2f: for curvature only.
+        domain: the interval that must hold every output.
+        targets: the kind of Y: "real" numbers, "unit" numbers in [0, 1], or a "distribution" over the classes (integer
+            classes, or rows of probabilities).
+        canonical: the output activation for which `dL/dz = y_hat - y`.
+        from_z: `from_z(z, y)`, the same loss from the canonical output's pre-activation.
+        root: `root(y_hat)`, rows `r_c` with `sum_c r_c r_c^T = d2L/dz^2`, for curvature only.
+        sample: `sample(key, y_hat)` draws a label from the distribution whose negative log-likelihood the loss is.
+    Example:
+        >>> absolute = jm.Loss("absolute", lambda a, y: jnp.abs(a - y).sum(), lambda a, y: jnp.sign(a - y))
+        >>> jm.MLP((3, 2), loss=absolute)
+        MLP(3-2, hidden=none, output=identity, loss=absolute)
     """
 
     name: str
@@ -62,19 +72,19 @@ class Loss:
             return y_hat - y
         return output.pull(z, self.df(y_hat, y))
 
-    def target(self, y: Num[Array, "..."], y_hat: Float[Array, " k"]) -> Float[Array, " k"]:
+    def target(self, y: Num[Given, "..."], y_hat: Float[Array, " k"]) -> Float[Array, " k"]:
         """One example's label as `(k,)` numbers of y_hat's dtype; an integer class becomes a one-hot row."""
         if self.takes_classes(y, ndim=0):
             return jax.nn.one_hot(y, y_hat.shape[-1], dtype=y_hat.dtype)
-        return y.astype(y_hat.dtype).reshape(y_hat.shape)
+        return jnp.asarray(y).astype(y_hat.dtype).reshape(y_hat.shape)
 
-    def takes_classes(self, y: Array, ndim: int) -> bool:
+    def takes_classes(self, y: Any, ndim: int) -> bool:
         """Whether `y`, with `ndim` axes, holds integer classes."""
         return self.targets == "distribution" and y.ndim == ndim and jnp.issubdtype(y.dtype, jnp.integer)
 
 
 def _weighted_log(y, a):
-    """`y log a` with `0 log 0 = 0`, and a derivative in `a` that is 0 there too."""
+    """`y log a` with `0 log 0 = 0`; the derivative in `a` is 0 there, too."""
     return jnp.where(y == 0, 0, y * jnp.log(jnp.where(y == 0, 1, a)))
 
 

@@ -1,7 +1,7 @@
-"""Scores of predictions: accuracy, per class too, the confusion matrix, errors of regression, and what errors say.
+"""Scores of predictions: accuracies, the confusion matrix, errors of regression, and a diagnosis of errors.
 
-`Y_hat (m, k)` are a network's outputs. `Y` are labels as the losses take them: classes `(m,)`, rows `(m, k)`, or 0
-and 1 `(m,)` or `(m, 1)` for a single output. Source: notes 003; 002 for the thresholds.
+`Y_hat (m, k)` are a network's outputs. `Y` are labels in the form the losses take: classes `(m,)`, rows `(m, k)`, or,
+for a single output, 0 and 1 in `(m,)` or `(m, 1)`. Source: notes 003; notes 002 for the thresholds.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,17 @@ from jaxmlp.validate import Given
 
 
 def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
-    """The class of each row: its largest entry (the first of equals); of a single entry, whether it is above 1/2.
+    """The class of each example: the index of the largest entry of its row, the first of equals.
 
-    Integer labels `(m,)` are classes already.
+    A single entry is class 1 if it is above 1/2, else class 0. Integer labels stay as they are.
+
+    Args:
+        Y: outputs or labels, `(m, k)`, `(m, 1)` or `(m,)`.
+    Returns:
+        Classes, `(m,)`.
+    Example:
+        >>> jm.metrics.classes(jnp.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])).tolist()
+        [1, 0]
     """
     if Y.ndim == 2 and Y.shape[1] > 1:
         return jnp.argmax(Y, axis=1)
@@ -28,7 +36,10 @@ def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
 
 
 def predicts_classes(net: MLP, Y: Num[Array, "m *k"]) -> bool:
-    """Whether an accuracy means something: distributions over classes, one sigmoid output, or one-hot rows."""
+    """Whether the network predicts classes, so that it has an accuracy.
+
+    It does for distributions over classes, for one sigmoid output, and for one-hot rows.
+    """
     if net.loss.targets == "distribution":
         return True
     if Y.ndim == 1 or Y.shape[1] == 1:
@@ -37,37 +48,86 @@ def predicts_classes(net: MLP, Y: Num[Array, "m *k"]) -> bool:
 
 
 def accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, ""]:
-    """The share of examples whose predicted class is the true one, 0 to 1."""
-    Y_hat, Y = _labelled(Y_hat, Y)
+    """The share of examples whose predicted class is the true class: `mean(classes(Y_hat) == classes(Y))`.
+
+    Args:
+        Y_hat: the outputs, `(m, k)`.
+        Y: the labels, `(m,)`, `(m, 1)` or `(m, k)`.
+    Returns:
+        A number from 0 to 1.
+    Raises:
+        ValueError: where the shapes do not fit, a number is not finite, or a label is not a class.
+    Example:
+        >>> float(jm.metrics.accuracy(np.eye(4), np.array([0, 1, 2, 2])))
+        0.75
+    """
+    Y_hat, Y = _check_labels(Y_hat, Y)
     return jnp.mean(classes(Y_hat) == classes(Y))
 
 
 def confusion_matrix(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Int[Array, "k k"]:
-    """How many examples of true class r (rows) were taken for class c (columns)."""
-    Y_hat, Y = _labelled(Y_hat, Y)
+    """Counts the examples of each true class (rows) by their predicted class (columns).
+
+    Args:
+        Y_hat: the outputs, `(m, k)`.
+        Y: the labels, `(m,)`, `(m, 1)` or `(m, k)`.
+    Returns:
+        Counts, `(k, k)`; `(2, 2)` for a single output.
+    Raises:
+        ValueError: in the same cases as `accuracy`.
+    Example:
+        >>> jm.metrics.confusion_matrix(np.eye(3), np.array([0, 1, 1])).tolist()
+        [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    """
+    Y_hat, Y = _check_labels(Y_hat, Y)
     k = max(Y_hat.shape[1], 2)
     flat = classes(Y) * k + classes(Y_hat)
     return jnp.bincount(flat, length=k * k).reshape(k, k)
 
 
 def per_class_accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, " k"]:
-    """For each true class the share of its examples that were recognised; NaN for a class without examples."""
+    """For each true class the share of its examples that are predicted right; NaN for a class without examples.
+
+    Args:
+        Y_hat: the outputs, `(m, k)`.
+        Y: the labels, `(m,)`, `(m, 1)` or `(m, k)`.
+    Returns:
+        Shares from 0 to 1, `(k,)`.
+    Raises:
+        ValueError: in the same cases as `accuracy`.
+    Example:
+        >>> jm.metrics.per_class_accuracy(np.eye(3), np.array([0, 1, 1])).tolist()
+        [1.0, 0.5, nan]
+    """
     counts = confusion_matrix(Y_hat, Y)
     return jnp.diag(counts) / counts.sum(1)
 
 
 class RegressionErrors(NamedTuple):
-    """Errors over all examples and outputs, in the targets' units (`mse` in their square; `r2` has none)."""
+    """Errors over all examples and outputs. `rmse` and `mae` have the targets' unit, `mse` its square, `r2` none."""
 
     mse: Float[Array, ""]  # mean of (y_hat - y)^2
     rmse: Float[Array, ""]  # its root
     mae: Float[Array, ""]  # mean of |y_hat - y|
-    r2: Float[Array, ""]  # 1 - mse / variance of y, the mean over outputs
+    r2: Float[Array, ""]  # 1 - mse / variance of y, averaged over outputs
 
 
 def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> RegressionErrors:
-    """Mean squared error, its root, mean absolute error and the coefficient of determination."""
-    Y_hat, Y = _pair(Y_hat, Y)
+    """Mean squared error, its root, mean absolute error and the coefficient of determination.
+
+    Args:
+        Y_hat: the outputs, `(m, k)`.
+        Y: the targets, `(m, k)`, or `(m,)` for a single output.
+    Returns:
+        `RegressionErrors(mse, rmse, mae, r2)`.
+    Raises:
+        ValueError: where the shapes do not fit.
+    Example:
+        >>> errors = jm.metrics.regression_errors(np.array([[1.0], [4.0]]), np.array([0.0, 4.0]))
+        >>> float(errors.mse), float(errors.mae), float(errors.r2)
+        (0.5, 0.5, 0.875)
+    """
+    Y_hat, Y = _check_pair(Y_hat, Y)
     if Y.size != Y_hat.size:
         raise ValueError(f"Y has shape {Y.shape}, expected {Y_hat.shape}")
     error = Y_hat - Y.reshape(Y_hat.shape)
@@ -77,12 +137,12 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
 
 
 class Diagnosis(NamedTuple):
-    """Where an error comes from: the gaps from the best possible error up to the dev set's."""
+    """The gaps between the best possible error and the error on the dev set."""
 
     bias: float  # train - bayes
     variance: float  # train_dev - train; dev - train without a train-dev set
     mismatch: float  # dev - train_dev; 0 without a train-dev set
-    problems: tuple[str, ...]  # of "high bias", "high variance", "data mismatch", in the order to treat them
+    problems: tuple[str, ...]  # among "high bias", "high variance", "data mismatch", in the order to treat them
 
     def __str__(self) -> str:
         return " and ".join(self.problems) or "low bias and low variance"
@@ -91,20 +151,33 @@ class Diagnosis(NamedTuple):
 def diagnosis(
     train: float, dev: float, *, train_dev: float | None = None, bayes: float = 0.0, tolerance: float = 0.02
 ) -> Diagnosis:
-    """Names each gap between errors, shares from 0 to 1, that is above `tolerance`.
+    """Names each gap between errors that is above `tolerance`.
 
         bayes --bias--> train --variance--> train_dev --mismatch--> dev
 
-    `train_dev` is the error on examples of the training distribution that were not trained on: where dev examples are
-    from another one, it tells variance from mismatch. `bayes` is the least error possible (or a human's). Raises
-    ValueError for an error outside [0, 1]. Source: notes 002: 1% and 11% are high variance, 15% and 16% high bias;
-    Ng, Machine Learning Yearning, chapters 20 to 22, 40 and 41.
+    Args:
+        train: the error on the training examples, a share from 0 to 1.
+        dev: the error on the dev examples.
+        train_dev: the error on unseen examples of the training distribution. It separates variance from mismatch if
+            the dev examples have another distribution.
+        bayes: the least possible error, or a human's.
+        tolerance: a gap up to this is no problem; above 0 and at most 1.
+    Returns:
+        `Diagnosis(bias, variance, mismatch, problems)`; it prints its problems.
+    Raises:
+        ValueError: where an error is outside [0, 1], or the tolerance is outside (0, 1].
+    Example:
+        >>> print(jm.metrics.diagnosis(train=0.01, dev=0.11))
+        high variance
+
+    Source: notes 002: 1% and 11% are high variance, 15% and 16% high bias; Ng, Machine Learning Yearning, chapters 20
+    to 22, 40 and 41.
     """
     errors = {"train": train, "dev": dev, "bayes": bayes} | ({} if train_dev is None else {"train_dev": train_dev})
     for name, error in errors.items():
         if not 0 <= error <= 1:
             raise ValueError(f"{name} is {error}, expected a share of errors from 0 to 1")
-    validate.number(tolerance, "tolerance", 0, at_most=1)
+    validate.number(tolerance, "tolerance", above=0, at_most=1)
     unseen = dev if train_dev is None else train_dev
     gaps = {"high bias": train - bayes, "high variance": unseen - train, "data mismatch": dev - unseen}
     # 0.03 - 0.01 is above 0.02 in float64
@@ -112,18 +185,19 @@ def diagnosis(
     return Diagnosis(train - bayes, unseen - train, dev - unseen, problems)
 
 
-def _pair(Y_hat, Y):
+def _check_pair(Y_hat, Y):
+    """Outputs and labels as arrays of shapes that fit."""
     Y_hat, Y = validate.array(Y_hat, "Y_hat"), validate.array(Y, "Y")
     if Y_hat.ndim != 2:
         raise ValueError(f"Y_hat has shape {Y_hat.shape}, expected (examples, outputs)")
     if Y.shape not in (Y_hat.shape, Y_hat.shape[:1], (Y_hat.shape[0], 1)):
-        raise ValueError(f"Y has shape {Y.shape}, which does not fit Y_hat {Y_hat.shape}")
+        raise ValueError(f"Y has shape {Y.shape}, expected one that fits Y_hat {Y_hat.shape}")
     return Y_hat, Y
 
 
-def _labelled(Y_hat, Y):
-    """As `_pair`, with outputs that name a class and labels that are one."""
-    Y_hat, Y = _pair(Y_hat, Y)
+def _check_labels(Y_hat, Y):
+    """Outputs and labels as arrays of shapes that fit; outputs are finite and labels are classes."""
+    Y_hat, Y = _check_pair(Y_hat, Y)
     k = Y_hat.shape[1]
     validate.finite(Y_hat, "Y_hat")
     validate.finite(Y, "Y")

@@ -12,10 +12,11 @@ from jaxmlp import activations, initializers, losses, validate
 from jaxmlp.activations import Activation, Softmax
 from jaxmlp.initializers import Initializer
 from jaxmlp.losses import Loss
+from jaxmlp.products import PRODUCTS, rounded_product
 
 
 class Layer(NamedTuple):
-    """One layer's weights `W (n_out, n_in)` and biases `b (n_out,)`. `W[j, k]` joins input k to unit j."""
+    """One layer's weights `W (n_out, n_in)` and biases `b (n_out,)`. `W[o, i]` joins input i to unit o."""
 
     W: Float[Array, "o i"]
     b: Float[Array, " o"]
@@ -23,29 +24,30 @@ class Layer(NamedTuple):
 
 Params = tuple[Layer, ...]
 
-# A product of so few numbers is written out as a sum: XLA then fuses it with what is around it, where the call of a
-# matrix product takes longer than the product (networks for XOR, many at once, step in two thirds of the time). So is
-# an outer product, the gradient of a batch of one, which is then never written: it goes into the update.
-TINY = 64
-
-# What the factors of products may be rounded to: the bits of its exponent and of its fraction.
-PRODUCTS = {"bfloat16": (8, 7), "tensorfloat32": (8, 10)}
-
 
 @dataclass(frozen=True, init=False)
 class MLP:
-    """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)`, for `l = 1..K`, with `a^0 = x`.
+    """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    A hashable description without numbers, static under `jit`. `sizes` are the widths `(n_0, .., n_K)`; `hidden`
-    is one activation for all hidden layers or one for each; `output` and `loss` belong to the last. Any
-    output goes with any loss whose domain holds its range. With `products="bfloat16"` the factors of the matrix
-    products forward, backward and of the gradient are rounded to bfloat16 and summed in the parameters' dtype, as a TPU
-    and a GPU do fastest (Micikevicius et al. 2018, "Mixed precision training"); with "tensorfloat32" to the 10 bits of
-    a GPU's TF32 (a TPU rounds less). None leaves it to JAX: `jax.default_matmul_precision`, of which the default
-    rounds float32 on an accelerator and "highest" does not. Source: notes 000, 001 "Multi-layer
-    Neural nets".
+    The description holds no parameters; it is hashable and static under `jit`.
 
-        net = MLP((784, 64, 10), hidden="relu", output="softmax", loss="cross_entropy")
+    Args:
+        sizes: the widths `(n_0, .., n_K)`.
+        hidden: one activation for all hidden layers, or one for each; a name or an `Activation`.
+        output: the last layer's activation. Its range must lie inside the loss's domain.
+        loss: "squared_error", "binary_cross_entropy", "cross_entropy" or a `Loss`.
+        products: the precision of the matrix products, forward, backward and of the gradient. "bfloat16" rounds their
+            factors and sums in the parameters' dtype; GPUs and TPUs compute such products fastest. "tensorfloat32"
+            rounds the factors to the 10 bits of a GPU's TF32; a TPU rounds them less. With None,
+            `jax.default_matmul_precision` decides: its default rounds float32 on GPU and TPU, "highest" does not.
+    Raises:
+        ValueError: where a width, a name or a user's function does not fit, or the output does not fit the loss.
+    Example:
+        >>> jm.MLP((784, 64, 10), hidden="relu", output="softmax", loss="cross_entropy")
+        MLP(784-64-10, hidden=relu, output=softmax, loss=cross_entropy)
+
+    Source: notes 000; 001, "Multi-layer Neural nets"; for `products` Micikevicius et al. 2018, "Mixed precision
+    training".
     """
 
     sizes: tuple[int, ...]
@@ -62,20 +64,21 @@ class MLP:
         loss: str | Loss = "squared_error",
         products: Literal["bfloat16", "tensorfloat32"] | None = None,
     ):
-        sizes = validate.sizes(sizes)
+        sizes = _check_sizes(sizes)
         n_hidden = len(sizes) - 2
         each = tuple(hidden) if isinstance(hidden, Sequence) and not isinstance(hidden, str) else (hidden,) * n_hidden
         if len(each) != n_hidden:
-            raise ValueError(f"hidden has {len(each)} activations, the network has {n_hidden} hidden layers")
+            raise ValueError(f"hidden has {len(each)} activations, expected {n_hidden}, one for each hidden layer")
         set_ = object.__setattr__  # the dataclass is frozen
         set_(self, "sizes", sizes)
-        set_(self, "hidden", tuple(validate.named(h, activations.NAMED, Activation, "hidden") for h in each))
-        set_(self, "output", validate.named(output, activations.NAMED, Activation, "output"))
-        set_(self, "loss", validate.named(loss, losses.NAMED, Loss, "loss"))
+        set_(self, "hidden", tuple(validate.look_up(f, activations.NAMED, Activation, "hidden") for f in each))
+        set_(self, "output", validate.look_up(output, activations.NAMED, Activation, "output"))
+        set_(self, "loss", validate.look_up(loss, losses.NAMED, Loss, "loss"))
         set_(self, "products", products if products is None else validate.one_of(products, tuple(PRODUCTS), "products"))
-        self._check_pairs()
+        self._check_functions()
+        self._check_output()
 
-    def _check_pairs(self):
+    def _check_functions(self):
         for f, n in zip(self.activations, self.sizes[1:], strict=True):
             z = jax.ShapeDtypeStruct((n,), jnp.float32)
             _check_function(f.f, (z,), (n,), f"activation {f.name!r}: f")
@@ -84,9 +87,10 @@ class MLP:
         k = jax.ShapeDtypeStruct(self.sizes[-1:], jnp.float32)
         _check_function(self.loss.f, (k, k), (), f"loss {self.loss.name!r}: f")
         _check_function(self.loss.df, (k, k), k.shape, f"loss {self.loss.name!r}: df")
-        for activation in self.hidden:
-            if isinstance(activation, Softmax):
-                raise ValueError("hidden is 'softmax', which couples a layer's units; it is for the output only")
+
+    def _check_output(self):
+        if any(isinstance(f, Softmax) for f in self.hidden):
+            raise ValueError("hidden is 'softmax', which couples a layer's units; it is for the output only")
         if isinstance(self.output, Softmax) and self.sizes[-1] == 1:
             raise ValueError(
                 "output is 'softmax' with a single unit, which is constantly 1; expected 'sigmoid' for two classes, "
@@ -115,34 +119,27 @@ class MLP:
         return tuple((n_out, n_in) for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:], strict=True))
 
     def product(self, A: Float[Array, "*n p"], B: Float[Array, "p *q"]) -> Float[Array, "..."]:
-        """`A @ B`, its factors rounded to `products` if given, its sums in A's dtype."""
+        """`A @ B`, its factors rounded to `products` unless None, its sums in A's dtype."""
         return rounded_product(A, B, self.products)
 
     def __repr__(self) -> str:
         widths = "-".join(str(n) for n in self.sizes)
-        names = ", ".join(dict.fromkeys(h.name for h in self.hidden)) or "none"
+        names = ", ".join(dict.fromkeys(f.name for f in self.hidden)) or "none"
         products = f", products={self.products}" if self.products else ""
         return f"MLP({widths}, hidden={names}, output={self.output.name}, loss={self.loss.name}{products})"
 
 
-def rounded_product(A: Array, B: Array, products: str | None) -> Array:
-    """`A @ B`, its factors rounded to the dtype `products` if given, its sums in A's dtype."""
-    if products is None and (max(A.size, B.size) <= TINY or B.shape[0] == 1):
-        term = lambda k: jnp.outer(A[:, k], B[k]) if A.ndim == B.ndim == 2 else A[..., k] * B[k]
-        return sum(map(term, range(1, B.shape[0])), term(0))
-    if products is None:
-        return A @ B
-    if products == "bfloat16":
-        accelerated = lambda A, B: jnp.matmul(A.astype(products), B.astype(products), preferred_element_type=A.dtype)
-    else:
-        accelerated = lambda A, B: jnp.matmul(A, B, precision=products)
-    # XLA's products on a CPU take no such factors; there they are rounded alone, which costs time and saves none.
-    rounded = lambda X: jax.lax.reduce_precision(X, *PRODUCTS[products])
-    return jax.lax.platform_dependent(A, B, cpu=lambda A, B: rounded(A) @ rounded(B), default=accelerated)
+def _check_sizes(given: Sequence[int]) -> tuple[int, ...]:
+    """The widths of a network: two or more, each at least 1."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise ValueError(f"sizes is {given!r}, expected a sequence of widths such as (784, 64, 10)")
+    if len(given) < 2:
+        raise ValueError(f"sizes is {tuple(given)}, expected at least the widths of the inputs and of the outputs")
+    return tuple(validate.whole(n, f"sizes[{index}]") for index, n in enumerate(given))
 
 
 def _check_function(function, arguments, shape: tuple[int, ...], name: str) -> None:
-    """That a user's function is written in jax.numpy and gives an array of this shape."""
+    """Refuses a function that is not written in jax.numpy or gives an array of another shape."""
     given = ", ".join(str(a.shape) for a in arguments)
     try:
         made = jax.eval_shape(function, *arguments)
@@ -159,12 +156,21 @@ def init(
     biases: str | Initializer = "zeros",
     dtype: jnp.dtype | type | None = None,
 ) -> Params:
-    """Draws the parameters: `W^l` from `N(0, v(n_(l-1), n_l))`, `b^l` likewise (zeros by default).
+    """Draws the parameters: `W^l` and `b^l` normal with mean 0. The same key gives the same parameters.
 
-    `weights` and `biases`: "zeros" | "small_normal" (deviation 0.01) | "lecun" (variance 1/n_in, the notes' Xavier) |
-    "xavier" (2/(n_in + n_out)) | "he" (2/n_in) | a jax.nn.initializers function, called with `(n_in, n_out)` and
-    transposed (for biases with n_in = 1). `dtype` is JAX's default float unless given. The same key gives the same
-    parameters.
+    Args:
+        weights: the variance of the weights: "zeros", "small_normal" (`0.01^2`), "lecun" (`1/n_in`, the notes' Xavier),
+            "xavier" (`2/(n_in + n_out)`) or "he" (`2/n_in`); or a function of `jax.nn.initializers`, which is called
+            with the shape `(n_in, n_out)`, and whose result is transposed.
+        biases: the same for the biases, with `n_in = 1`.
+        dtype: a floating-point dtype; JAX's default float unless given.
+    Returns:
+        A `Layer(W, b)` for each layer: `W (n_l, n_(l-1))` and `b (n_l,)`.
+    Raises:
+        ValueError: where an argument does not fit; an unknown name is answered with the nearest known one.
+    Example:
+        >>> [layer.W.shape for layer in jm.init(net, key, weights="lecun")]
+        [(64, 784), (10, 64)]
     """
     key = validate.key(key)
     dtype = validate.float_dtype(dtype)

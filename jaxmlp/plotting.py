@@ -1,7 +1,7 @@
-"""Pictures. matplotlib is imported only when one is drawn: the extra `experiments` brings it.
+"""Pictures of training, predictions and weights. Each function returns a `matplotlib.figure.Figure`.
 
-Each function returns a `matplotlib.figure.Figure`. The colours are told apart by colour-blind readers too: Okabe and
-Ito's palette for lines, viridis and a blue-orange scale for surfaces.
+matplotlib is imported when the first picture is drawn; the extra `experiments` installs it. Color-blind readers can
+tell all colors apart: Okabe and Ito's palette for lines, viridis and a purple-orange scale for surfaces.
 """
 
 from __future__ import annotations
@@ -25,17 +25,37 @@ DIVERGING = "PuOr"
 
 
 def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 3.6), **options: Any) -> tuple[Figure, Any]:
-    """A figure with a grid of axes, `size` inches each, without the global state of pyplot."""
+    """A figure with a grid of axes, without the global state of pyplot.
+
+    Args:
+        rows, columns: of the grid.
+        size: width and height of one cell of the grid, in inches.
+        options: of `Figure.subplots`.
+    Returns:
+        The figure and its axes: one, or an array of them.
+    Example:
+        >>> drawn, axes = jm.plotting.figure(1, 2)
+        >>> axes.shape, drawn.get_size_inches().tolist()
+        ((2,), [10.0, 3.6])
+    """
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    return made, made.subplots(rows, columns, **options)
+    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    return drawn, drawn.subplots(rows, columns, **options)
 
 
 def curves(histories: Any) -> Figure:
-    """Cost and, where there is one, accuracy against the epoch, in training and validation.
+    """Draws the cost, and the accuracy if there is one, against the epoch, for training and validation.
 
-    `histories`: one history of `fit`, several in a sequence, or a mapping from names to histories.
+    Args:
+        histories: one history of `fit`, a sequence of them, or a mapping from names to them.
+    Raises:
+        ValueError: where there is no history.
+    Example:
+        >>> history = {"epoch": np.arange(1, 4), "cost": np.array([0.9, 0.5, 0.4])}
+        >>> drawn = jm.plotting.curves(history)
+        >>> [ax.get_ylabel() for ax in drawn.axes]
+        ['cost (mean loss)']
     """
     if isinstance(histories, Mapping) and "cost" in histories:
         histories = [histories]  # one history alone
@@ -44,16 +64,16 @@ def curves(histories: Any) -> Figure:
         raise ValueError("histories is empty, expected at least one history of fit")
     first = next(iter(named.values()))
     quantities = [q for q in ("cost", "accuracy") if q in first]
-    made, axes = figure(1, len(quantities), squeeze=False)
+    drawn, axes = figure(1, len(quantities), squeeze=False)
     for ax, quantity in zip(axes[0], quantities, strict=True):
-        for (name, history), colour in zip(named.items(), PALETTE * (1 + len(named) // len(PALETTE)), strict=False):
+        for (name, history), color in zip(named.items(), PALETTE * (1 + len(named) // len(PALETTE)), strict=False):
             scale = 100 if quantity == "accuracy" else 1
             x = history["epoch" if "epoch" in history else "step"]
             mark = "." if len(x) < 30 else ""
-            ax.plot(x, scale * history[quantity], "-" + mark, color=colour, label=f"{name}, training")
+            ax.plot(x, scale * history[quantity], "-" + mark, color=color, label=f"{name}, training")
             if f"validation_{quantity}" in history:
                 ax.plot(
-                    x, scale * history[f"validation_{quantity}"], "--" + mark, color=colour, label=f"{name}, validation"
+                    x, scale * history[f"validation_{quantity}"], "--" + mark, color=color, label=f"{name}, validation"
                 )
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
@@ -64,11 +84,11 @@ def curves(histories: Any) -> Figure:
     if len(named) <= 4:
         axes[0][-1].legend(fontsize="small")
     else:
-        made.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
-    return made
+        drawn.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
+    return drawn
 
 
-WATCHED = {  # a column of monitors, its label, whether its axis is logarithmic
+MONITORS = {  # a column of the history: its label, and whether its axis is logarithmic
     "delta_norm": ("norm of delta, mean over examples", True),
     "update_ratio": ("norm of update / norm of weights", True),
     "dead": ("dead units (%)", False),
@@ -78,101 +98,157 @@ WATCHED = {  # a column of monitors, its label, whether its axis is logarithmic
 
 
 def monitors(history: Mapping[str, np.ndarray]) -> Figure:
-    """What `fit(monitor=True)` watched, against the epoch: a line for each layer."""
-    found = [name for name in WATCHED if name in history and history[name][0].size]
+    """Draws the monitors of `fit(monitor=True)` against the epoch, with a line for each layer.
+
+    Args:
+        history: the history of one fit.
+    Raises:
+        ValueError: where the history has no monitors.
+    Example:
+        >>> history = {"epoch": np.arange(1, 3), "dead": np.array([[0.0, 0.1], [0.1, 0.2]])}
+        >>> len(jm.plotting.monitors(history).axes[0].lines)
+        2
+    """
+    found = [name for name in MONITORS if name in history and history[name][0].size]
     if not found:
-        raise ValueError("history has no columns of monitors, expected one of fit with monitor=True")
-    made, axes = figure(-(-len(found) // 3), min(3, len(found)), size=(4, 3.2), squeeze=False)
+        raise ValueError("history has no columns of monitors, expected a history of fit with monitor=True")
+    drawn, axes = figure(-(-len(found) // 3), min(3, len(found)), size=(4, 3.2), squeeze=False)
     x_name = "epoch" if "epoch" in history else "step"
     for ax, name in zip(axes.flat, found, strict=False):
-        label, logarithmic = WATCHED[name]
+        label, logarithmic = MONITORS[name]
         values = np.asarray(history[name]).reshape(len(history[name]), -1) * (1 if logarithmic else 100)
-        colours = PALETTE * (1 + values.shape[1] // len(PALETTE))
-        for layer, (column, colour) in enumerate(zip(values.T, colours, strict=False), start=1):
+        colors = PALETTE * (1 + values.shape[1] // len(PALETTE))
+        for layer, (column, color) in enumerate(zip(values.T, colors, strict=False), start=1):
             positive = np.where(column > 0, column, np.nan) if logarithmic else column
-            ax.plot(history[x_name], positive, color=colour, label=f"layer {layer}")
+            ax.plot(history[x_name], positive, color=color, label=f"layer {layer}")
         ax.set(xlabel=x_name, ylabel=label, yscale="log" if logarithmic else "linear")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
     for ax in axes.flat[len(found) :]:
         ax.axis("off")
-    made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
-    return made
+    drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize="small")  # pyright: ignore
+    return drawn
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The confusion matrix: rows are true classes, coloured by the share of the row, with the counts written in."""
+    """Draws a confusion matrix with its counts. Rows are true classes; the color is the share of the row.
+
+    Args:
+        counts: `(k, k)`, of `jm.metrics.confusion_matrix`.
+        classes: the k names of the classes.
+    Raises:
+        ValueError: where the shape of `counts` does not fit `classes`.
+    Example:
+        >>> drawn = jm.plotting.confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"])
+        >>> [text.get_text() for text in drawn.axes[0].texts]
+        ['9', '1', '2', '8']
+    """
     if counts.shape != (len(classes),) * 2:
-        raise ValueError(f"counts has shape {counts.shape}, expected {len(classes)} rows and columns, as classes")
+        raise ValueError(f"counts has shape {counts.shape}, expected {(len(classes),) * 2} for {len(classes)} classes")
     longest = max(map(len, classes))
-    made, ax = figure(size=(3 + 0.5 * len(classes) + 0.06 * longest, 2 + 0.5 * len(classes) + 0.06 * longest))
+    drawn, ax = figure(size=(3 + 0.5 * len(classes) + 0.06 * longest, 2 + 0.5 * len(classes) + 0.06 * longest))
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     from matplotlib.colors import PowerNorm
 
-    norm = PowerNorm(0.3, 0, 100)  # so that the few confusions are seen beside the many right ones
-    made.colorbar(ax.imshow(share, cmap="viridis", norm=norm), ax=ax, label="share of the true class (%)")
+    norm = PowerNorm(0.3, 0, 100)  # shows the few confusions beside the many right ones
+    drawn.colorbar(ax.imshow(share, cmap="viridis", norm=norm), ax=ax, label="share of the true class (%)")
     for (row, column), count in np.ndenumerate(counts):
         ax.text(column, row, str(count), ha="center", va="center", fontsize=7,
                 color="black" if norm(share[row, column]) > 0.6 else "white")  # fmt: skip
     ax.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     ax.set_yticks(range(len(classes)), classes)
     ax.set(xlabel="predicted class", ylabel="true class")
-    return made
+    return drawn
 
 
 def weights_as_images(W: np.ndarray, shape: tuple[int, int], limit: int = 64) -> Figure:
-    """The incoming weights of each unit as a picture of the inputs' shape, on one scale around 0."""
-    shown = np.asarray(W)[:limit]
-    columns = min(8, len(shown))
-    rows = -(-len(shown) // columns)
-    made, axes = figure(rows, columns, size=(0.9, 0.9), squeeze=False)
-    reach = float(np.percentile(np.abs(shown), 99.5))
+    """Draws the incoming weights of each unit as a picture of the inputs' shape, all on one scale around 0.
+
+    Args:
+        W: the weights of the first layer, `(n_1, n_0)`.
+        shape: height and width of a picture, with `height * width = n_0`.
+        limit: the largest number of units to draw.
+    Example:
+        >>> drawn = jm.plotting.weights_as_images(params[0].W, (28, 28), limit=4)
+        >>> len(drawn.axes)  # four pictures and the scale
+        5
+    """
+    chosen = np.asarray(W)[:limit]
+    columns = min(8, len(chosen))
+    rows = -(-len(chosen) // columns)
+    drawn, axes = figure(rows, columns, size=(0.9, 0.9), squeeze=False)
+    reach = float(np.percentile(np.abs(chosen), 99.5))
     image = None
     for unit, ax in enumerate(axes.flat):
         ax.axis("off")
-        if unit < len(shown):
-            image = ax.imshow(shown[unit].reshape(shape), cmap=DIVERGING, vmin=-reach, vmax=reach)
+        if unit < len(chosen):
+            image = ax.imshow(chosen[unit].reshape(shape), cmap=DIVERGING, vmin=-reach, vmax=reach)
             ax.set_title(str(unit), fontsize=6, pad=1)
     if image is not None:
-        made.colorbar(image, ax=axes, label="weight", shrink=0.6)
-    return made
+        drawn.colorbar(image, ax=axes, label="weight", shrink=0.6)
+    return drawn
 
 
 def pictures(X: np.ndarray, titles: Sequence[str], columns: int = 8) -> Figure:
-    """Grey pictures `(m, height, width)` in a grid, each under its title."""
+    """Draws gray pictures in a grid, each under its title.
+
+    Args:
+        X: the pictures, `(m, height, width)`.
+        titles: one for each picture.
+        columns: of the grid.
+    Example:
+        >>> drawn = jm.plotting.pictures(np.zeros((2, 28, 28)), ["7", "3"], columns=2)
+        >>> [ax.get_title() for ax in drawn.axes]
+        ['7', '3']
+    """
     rows = -(-len(X) // columns)
-    made, axes = figure(rows, columns, size=(1.3, 1.5), squeeze=False)
+    drawn, axes = figure(rows, columns, size=(1.3, 1.5), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for picture, title, ax in zip(X, titles, axes.flat, strict=False):
         ax.imshow(picture, cmap="gray_r")
         ax.set_title(title, fontsize=7)
-    return made
+    return drawn
 
 
 def decision_boundary(net: MLP, params: Params, X: np.ndarray, Y: np.ndarray) -> Figure:
-    """Over the plane of two inputs the output (the second of two), its boundary at 1/2, and the examples."""
+    """Draws the output (the second of two) over the plane of two inputs, its boundary at 1/2, and the examples.
+
+    Args:
+        net: a network of 2 inputs and 1 or 2 outputs.
+        params: its parameters.
+        X: examples, `(m, 2)`.
+        Y: their labels, 0 or 1, `(m,)` or `(m, 1)`.
+    Raises:
+        ValueError: where the network has other sizes.
+    Example:
+        >>> xor = jm.MLP((2, 3, 1), hidden="tanh", output="sigmoid", loss="binary_cross_entropy")
+        >>> corners = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+        >>> drawn = jm.plotting.decision_boundary(xor, jm.init(xor, key), corners, np.array([0, 1, 1, 0]))
+        >>> drawn.axes[0].get_xlabel()
+        '$x_1$'
+    """
     if net.sizes[0] != 2 or net.sizes[-1] > 2:
         raise ValueError(f"net is {net}, expected 2 inputs and 1 or 2 outputs")
-    made, ax = figure(size=(4.6, 3.8))
+    drawn, ax = figure(size=(4.6, 3.8))
     low, high = X.min(0) - 0.5 * np.ptp(X, 0), X.max(0) + 0.5 * np.ptp(X, 0)
     across, up = np.meshgrid(np.linspace(low[0], high[0], 200), np.linspace(low[1], high[1], 200))
     points = np.stack([across.ravel(), up.ravel()], axis=1).astype(np.asarray(params[0].W).dtype)
     surface = np.asarray(predict(net, params, points))[:, -1].reshape(across.shape)
     image = ax.pcolormesh(across, up, surface, cmap=DIVERGING, vmin=0, vmax=1, shading="auto", rasterized=True)
-    made.colorbar(image, ax=ax, label="output $\\hat y$")
+    drawn.colorbar(image, ax=ax, label="output $\\hat y$")
     ax.contour(across, up, surface, levels=[0.5], colors="black")
-    for value, marker, colour in ((0, "o", ORANGE), (1, "s", PURPLE)):
+    for value, marker, color in ((0, "o", ORANGE), (1, "s", PURPLE)):
         chosen = X[np.ravel(Y) == value]
         ax.scatter(
             *chosen.T,
             marker=marker,
             s=80 if len(X) < 50 else 12,
-            color=colour,
+            color=color,
             edgecolor="black",
             label=f"y = {value}",
             zorder=3,
         )
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.legend(loc="upper right", fontsize="small")
-    return made
+    return drawn

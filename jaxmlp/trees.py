@@ -1,4 +1,4 @@
-"""Any pytree of arrays on disk, for checkpoints: leaves by their path, the structure from a tree of the same form."""
+"""Writes any pytree of arrays to a file, for checkpoints, and reads it into the structure of a like tree."""
 
 import json
 from typing import Any
@@ -7,58 +7,81 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp.files import FilePath, device, host, read, write
+from jaxmlp.files import FilePath, read, to_jax, to_numpy, write
 
-SCALARS = (bool, int, float, str)  # kept in the metadata
+SCALARS = (bool, int, float, str)  # stored in the metadata
 
 
 def write_tree(path: FilePath, tree: Any, about: dict[str, Any] | None = None) -> None:
-    """Writes the leaves of `tree`, bit for bit, and `about`, a dict of JSON; a file that is there is replaced at once.
+    """Writes the leaves of a tree to a file, bit for bit. The write is atomic.
 
-    Leaves are arrays (JAX's or NumPy's), keys of any implementation, numbers, bools and strings; None is structure.
+    Args:
+        path: the file, new or to replace.
+        tree: its leaves are arrays of JAX or NumPy, keys of any registered implementation, numbers, bools and strings.
+            None belongs to the structure.
+        about: a dict of JSON to store with them.
+    Raises:
+        ValueError: where a leaf is of another kind or traced, or `about` is not JSON.
+    Example:
+        >>> jm.trees.write_tree("tree.safetensors", {"key": key, "step": 3}, about={"note": "half way"})
+        >>> tree, about = jm.trees.read_tree("tree.safetensors", like={"key": key, "step": 0})
+        >>> tree["step"], about
+        (3, {'note': 'half way'})
     """
     tensors, scalars, leaves = {}, {}, by_path(tree)
     for name, leaf in leaves.items():
         if type(leaf) in SCALARS:
             scalars[name] = leaf
         else:
-            tensors[name] = host(jax.random.key_data(leaf) if is_key(leaf) else leaf, f"leaf {name}")
+            tensors[name] = to_numpy(jax.random.key_data(leaf) if is_key(leaf) else leaf, f"leaf {name}")
     keys = {name: jax.random.key_impl(leaf) for name, leaf in leaves.items() if is_key(leaf)}
     if unnamed := [name for name, impl in keys.items() if not isinstance(impl, str)]:
         raise ValueError(f"leaf {unnamed[0]} is a key of an implementation without a name, expected a registered one")
-    told = {"leaves": {name: _form(leaf) for name, leaf in leaves.items()}, "scalars": scalars, "keys": keys}
+    forms = {name: _describe_leaf(leaf) for name, leaf in leaves.items()}
     try:
         json.dumps(about)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"about is no JSON: {error}") from None
-    write(path, tensors, {"kind": "tree", **told, "about": {} if about is None else about})
+        raise ValueError(f"about is {about!r}, expected a dict of JSON: {error}") from None
+    description = {"leaves": forms, "scalars": scalars, "keys": keys, "about": {} if about is None else about}
+    write(path, tensors, {"kind": "tree", **description})
 
 
 def read_tree(path: FilePath, like: Any) -> tuple[Any, dict[str, Any]]:
-    """The tree that `write_tree` wrote, in the structure of `like`, and `about`.
+    """Reads a tree of `write_tree` from a file.
 
-    The leaves of `like` are those of a tree of this form, or shapes and dtypes (`jax.eval_shape`); a leaf is NumPy's
-    where that of `like` is, otherwise JAX's on the default device. Raises FileNotFoundError, and ValueError for a
-    broken file or one whose leaves are others, with the first that differs.
+    Args:
+        path: the file.
+        like: a tree of the same structure and the same shapes and dtypes; `jax.eval_shape` gives one, too.
+    Returns:
+        The tree in the structure of `like`, and the dict `about`. A leaf is a NumPy array where the leaf of `like` is
+        one, else a JAX array on the default device.
+    Raises:
+        ValueError: where the file is broken, or a leaf differs in path, shape or dtype. The message names the first.
+        FileNotFoundError: where there is no such file.
     """
-    tensors, told = read(path, "tree")
+    tensors, stored = read(path, "tree")
     expected = by_path(like)
-    _check_forms(told["leaves"], {name: _form(leaf) for name, leaf in expected.items()}, path)
+    _check_forms(stored["leaves"], {name: _describe_leaf(leaf) for name, leaf in expected.items()}, path)
     leaves = []
     for name, leaf in expected.items():
-        if name in told["scalars"]:
-            leaves.append(told["scalars"][name])
-        elif name in told["keys"]:
-            leaves.append(jax.random.wrap_key_data(jnp.asarray(tensors[name]), impl=told["keys"][name]))
+        if name in stored["scalars"]:
+            leaves.append(stored["scalars"][name])
+        elif name in stored["keys"]:
+            leaves.append(jax.random.wrap_key_data(jnp.asarray(tensors[name]), impl=stored["keys"][name]))
         elif isinstance(leaf, np.ndarray | np.generic):
             leaves.append(tensors[name] if isinstance(leaf, np.ndarray) else tensors[name][()])
         else:
-            leaves.append(device(tensors[name], f"{path}: leaf {name}"))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), told["about"]
+            leaves.append(to_jax(tensors[name], f"{path}: leaf {name}"))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), stored["about"]
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """A tree's leaves by their names, such as `.params[0].W`."""
+    """A tree's leaves by their paths, such as `.params[0].W`.
+
+    Example:
+        >>> sorted(jm.trees.by_path(params[:1]))
+        ['[0].W', '[0].b']
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
@@ -67,12 +90,17 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether it is one of JAX's keys, or several."""
+    """Whether a leaf is a key of JAX, or an array of keys.
+
+    Example:
+        >>> jm.trees.is_key(key), jm.trees.is_key(3)
+        (True, False)
+    """
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _form(leaf: Any) -> str:
-    """Such as `int`, `float32 (64, 784)`, `key<fry> ()`."""
+def _describe_leaf(leaf: Any) -> str:
+    """Type, or dtype and shape: `int`, `float32 (64, 784)`, `key<fry> ()`."""
     if type(leaf) in SCALARS:
         return type(leaf).__name__
     if not hasattr(leaf, "dtype"):
@@ -81,6 +109,7 @@ def _form(leaf: Any) -> str:
 
 
 def _check_forms(stored: dict[str, str], expected: dict[str, str], path: FilePath) -> None:
+    """Raises for the first leaf that differs."""
     for name, form in expected.items():
         if name not in stored:
             raise ValueError(f"{path} has no leaf {name}, expected {form}")

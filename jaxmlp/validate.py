@@ -1,32 +1,37 @@
-"""What can be known is checked before anything is compiled, and named: which argument, what came, what was expected.
+"""Checks of arguments, made before anything is compiled. An error names the argument, its value and the expected one.
 
 Shapes and dtypes are checked always, under a trace too; values only where they are concrete. Every error is a
 `ValueError`.
 """
-
-from __future__ import annotations
 
 import difflib
 import math
 import operator
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxmlp.network import MLP, Params
-
-Given = jax.Array | np.ndarray  # what a door takes for an array; nested lists become one too
+Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
 Preprocess = Callable[[jax.Array], jax.Array]
+Network = Any  # an MLP: network.py imports this file, so this file does not import it
 
 
-def named(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> Any:
-    """`given` itself if it is a `kind`, else the entry of `table` it names; an unknown name suggests the nearest."""
+class Examples(NamedTuple):
+    """A batch: inputs and targets, a weight for each example, and dropout masks, or None for either."""
+
+    X: jax.Array  # (m, ...)
+    Y: jax.Array  # (m,) or (m, k)
+    weights: jax.Array | None = None  # (m,)
+    masks: tuple[jax.Array, ...] | None = None  # (m, n_l) for the inputs and each hidden layer
+
+
+def look_up(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> Any:
+    """`given` itself if it is a `kind`, else the entry of `table` with this name; an error suggests a near name."""
     if isinstance(given, str):
         if given in table:
             return table[given]
@@ -42,13 +47,7 @@ def one_of(given: str, names: Sequence[str], argument: str) -> str:
     """`given`, if it is one of `names`."""
     if not isinstance(given, str):
         raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, names))}")
-    return named(given, {name: name for name in names}, str, argument)
-
-
-def positive(given: Any, argument: str, or_zero: bool = False) -> None:
-    """Refuses a number that is known and not above 0 (or, `or_zero`, below it), NaN included."""
-    if concrete(given) and not (given > 0 or (or_zero and given == 0)):
-        raise ValueError(f"{argument} is {given}, expected a number {'of at least' if or_zero else 'above'} 0")
+    return look_up(given, {name: name for name in names}, str, argument)
 
 
 def whole(given: Any, argument: str, least: int = 1) -> int:
@@ -62,29 +61,32 @@ def whole(given: Any, argument: str, least: int = 1) -> int:
     return number
 
 
-def number(
-    given: Any, argument: str, above: float, at_most: float = math.inf, below: float = math.inf, or_equal: bool = False
-) -> float:
-    """`given` as a float in (above, at_most] and below `below`; `or_equal`: `above` itself, too."""
-    try:
-        value = float(given)
-    except (TypeError, ValueError):
-        raise ValueError(f"{argument} is {given!r}, expected a number") from None
-    if not ((above < value or (or_equal and above == value)) and value <= at_most and value < below):
-        least = f"of at least {above:g}" if or_equal else f"above {above:g}"
-        most = "" if at_most == math.inf else f" and at most {at_most:g}"
-        most = most if below == math.inf else f" and below {below:g}"
-        raise ValueError(f"{argument} is {given}, expected a number {least}{most}")
-    return value
+def number(given: Any, argument: str, **bounds: Any) -> float:
+    """Returns one number as a float, within the bounds of `numbers`."""
+    if numbers(given, argument, **bounds).ndim:
+        raise ValueError(f"{argument} is {given!r}, expected a number")
+    return float(given)
 
 
-def sizes(given: Sequence[int]) -> tuple[int, ...]:
-    """The widths of a network: at least the inputs' and the outputs', each at least 1."""
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise ValueError(f"sizes is {given!r}, expected a sequence of widths such as (784, 64, 10)")
-    if len(given) < 2:
-        raise ValueError(f"sizes is {tuple(given)}, expected at least the widths of the inputs and of the outputs")
-    return tuple(whole(n, f"sizes[{index}]") for index, n in enumerate(given))
+def numbers(
+    given: Any, argument: str, whole: bool = False, *, above: float = -math.inf, least: float = -math.inf,
+    below: float = math.inf, at_most: float = math.inf,
+) -> jax.Array:  # fmt: skip
+    """Returns a number, or an array of them, each finite (or whole) and within the bounds."""
+    bounds = {"above": above, "of at least": least, "below": below, "at most": at_most}
+    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    kind = "whole" if whole else "finite"
+    one, several = f"a {kind} number {limits}".rstrip(), f"{kind} numbers {limits}".rstrip()
+    if callable(given) or given is None or isinstance(given, bool | str):
+        raise ValueError(f"{argument} is {given!r}, expected {one}")
+    values = array(given, argument)
+    fine = jnp.issubdtype(values.dtype, jnp.integer) or (not whole and jnp.issubdtype(values.dtype, jnp.floating))
+    if fine and concrete(values):
+        x = np.asarray(given)  # before it is rounded
+        fine = (np.isfinite(values) & (x > above) & (x >= least) & (x < below) & (x <= at_most)).all()
+    if not fine:
+        raise ValueError(f"{argument} is {given}, expected {several if values.ndim else one}")
+    return values
 
 
 def key(given: Any) -> jax.Array:
@@ -110,8 +112,8 @@ def float_dtype(given: Any) -> jnp.dtype:
     return dtype
 
 
-def params(net: MLP, given: Params) -> jnp.dtype:
-    """Checks each layer's shapes, and that all share one floating-point dtype, which it returns."""
+def params(net: Network, given: Any) -> jnp.dtype:
+    """Checks each layer's shapes and returns the floating-point dtype that all arrays share."""
     if not hasattr(net, "sizes"):
         raise ValueError(f"net is {_article(type(net).__name__)}, expected an MLP")
     if not isinstance(given, tuple | list) or len(given) != net.depth:
@@ -130,8 +132,25 @@ def params(net: MLP, given: Params) -> jnp.dtype:
     return dtype
 
 
-def inputs(net: MLP, given: Any, dtype: jnp.dtype, preprocess: Preprocess | None = None, name: str = "X") -> jax.Array:
-    """A batch `(m, n_0)` of the parameters' dtype, or one that `preprocess` makes so, example by example."""
+def examples(
+    net: Network, given_params: Any, X: Any, Y: Any, weights: Any, given_masks: Any, preprocess: Preprocess | None
+) -> Examples:
+    """A batch as JAX arrays that fit the network and its parameters."""
+    dtype = params(net, given_params)
+    X = inputs(net, X, dtype, preprocess)
+    m = X.shape[0]
+    return Examples(
+        X,
+        targets(net, Y, m),
+        None if weights is None else example_weights(weights, m, dtype),
+        None if given_masks is None else masks(net, given_masks, (m,)),
+    )
+
+
+def inputs(
+    net: Network, given: Any, dtype: jnp.dtype, preprocess: Preprocess | None = None, name: str = "X"
+) -> jax.Array:
+    """A batch `(m, n_0)` of the parameters' dtype, or one whose examples `preprocess` turns into such inputs."""
     X = array(given, name)
     if X.ndim < 2 or (X.ndim > 2 and preprocess is None):
         raise ValueError(f"{name} has shape {X.shape}, expected (examples, {net.sizes[0]})")
@@ -142,8 +161,8 @@ def inputs(net: MLP, given: Any, dtype: jnp.dtype, preprocess: Preprocess | None
     return X
 
 
-def example(net: MLP, x: Any, dtype: jnp.dtype) -> jax.Array:
-    """One example `(n_0,)` of the parameters' dtype; its values are not looked at."""
+def example(net: Network, x: Any, dtype: jnp.dtype) -> jax.Array:
+    """One example `(n_0,)` of the parameters' dtype; its values are not checked."""
     x = array(x, "x")
     if x.ndim != 1:
         raise ValueError(f"x has shape {x.shape}, expected one example ({net.sizes[0]},); batches go to predict")
@@ -151,7 +170,7 @@ def example(net: MLP, x: Any, dtype: jnp.dtype) -> jax.Array:
     return x
 
 
-def _example(net: MLP, shape: tuple[int, ...], given: Any, dtype: Any, preprocess: Preprocess | None, name: str):
+def _example(net: Network, shape: tuple[int, ...], given: Any, dtype: Any, preprocess: Preprocess | None, name: str):
     if preprocess is not None:
         if not callable(preprocess):
             raise ValueError(f"preprocess is {preprocess!r}, expected a function of one example")
@@ -173,8 +192,8 @@ def _example(net: MLP, shape: tuple[int, ...], given: Any, dtype: Any, preproces
         raise ValueError(f"{name} has dtype {given}, the parameters {dtype}; convert one of them")
 
 
-def targets(net: MLP, given: Any, m: int | None, name: str = "Y") -> jax.Array:
-    """Labels of `m` examples (of one, for None) that fit the network's loss: see `Loss.targets`."""
+def targets(net: Network, given: Any, m: int | None, name: str = "Y") -> jax.Array:
+    """Labels of `m` examples (of one example for None) that fit the network's loss: see `Loss.targets`."""
     Y, k, lead = array(given, name), net.sizes[-1], () if m is None else (m,)
     Y = Y.astype(jnp.uint8) if Y.dtype == bool else Y
     classes = net.loss.takes_classes(Y, ndim=len(lead))
@@ -190,7 +209,7 @@ def targets(net: MLP, given: Any, m: int | None, name: str = "Y") -> jax.Array:
     if not jnp.issubdtype(Y.dtype, jnp.number):
         raise ValueError(f"{name} has dtype {Y.dtype}, expected numbers")
     if concrete(Y):
-        with jax.ensure_compile_time_eval():  # a known array inside somebody's trace is checked now, not traced
+        with jax.ensure_compile_time_eval():  # a concrete array inside a caller's trace is checked now, not traced
             _target_values(Y, net.loss.targets, k, classes, name)
     return Y
 
@@ -224,7 +243,7 @@ def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights")
     return w.astype(dtype)
 
 
-def masks(net: MLP, given: Any, lead: tuple[int, ...]) -> Any:
+def masks(net: Network, given: Any, lead: tuple[int, ...]) -> Any:
     """One mask for the inputs and one for each hidden layer, each `lead + (n_l,)`."""
     expected = [(*lead, n) for n in net.sizes[:-1]]
     got = [jnp.shape(mask) for mask in given] if isinstance(given, tuple | list) else type(given).__name__
@@ -234,7 +253,7 @@ def masks(net: MLP, given: Any, lead: tuple[int, ...]) -> Any:
 
 
 def array(given: Any, name: str) -> jax.Array:
-    """`given` as a JAX array; what cannot be one is named."""
+    """`given` as a JAX array of numbers."""
     if isinstance(given, jax.Array):
         return given
     try:
@@ -243,17 +262,17 @@ def array(given: Any, name: str) -> jax.Array:
         raise ValueError(f"{name} is ragged, expected an array") from None
     if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool):
         raise ValueError(f"{name} has dtype {values.dtype}, expected an array of numbers")
-    with jax.ensure_compile_time_eval():  # known inside somebody's trace too
+    with jax.ensure_compile_time_eval():  # concrete inside a caller's trace, too
         held = jnp.asarray(values)
-    if values.size and values.dtype.kind in "iu" and held.dtype != values.dtype:  # JAX keeps 32 bits unless told
+    if values.size and values.dtype.kind in "iu" and held.dtype != values.dtype:  # JAX keeps 32 bits by default
         low, high = jnp.iinfo(held.dtype).min, jnp.iinfo(held.dtype).max
         if values.min() < low or values.max() > high:
-            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected what {held.dtype} holds")
+            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected {low} to {high} ({held.dtype})")
     return held
 
 
 def finite(values: jax.Array, name: str) -> None:
-    """Refuses NaN and infinity, and says where the first one is."""
+    """Refuses NaN and infinity; the error gives the index of the first."""
     if not concrete(values) or not jnp.issubdtype(values.dtype, jnp.floating):
         return
     with jax.ensure_compile_time_eval():
@@ -264,7 +283,7 @@ def finite(values: jax.Array, name: str) -> None:
 
 
 def concrete(values: Any) -> bool:
-    """Whether the values are known now, not only under a trace."""
+    """Whether the values are known now: they are not under a trace."""
     return not isinstance(values, jax.core.Tracer)
 
 

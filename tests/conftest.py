@@ -1,7 +1,9 @@
 """Strict from the start: no silent promotion, every warning an error, shapes of jaxtyping checked."""
 
 import os
+import time
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda,cpu runs the suite on a GPU
 # Eight virtual devices, for meshes; what does not ask for them runs on the first.
@@ -11,20 +13,31 @@ if version("jaxlib").startswith("0.10."):  # others may not know the older emitt
 
 import hypothesis
 import jax
+import jax.monitoring
+import jaxtyping
 import matplotlib
 import pytest
-from jaxtyping import install_import_hook
 
 from experiments.output import Output
 
 matplotlib.use("agg")
+PACKAGE = Path(__file__).parents[1] / "jaxmlp"
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_disable_most_optimizations", True)
 
-# The rooms behind the doors: a door itself takes whatever can become an array, and refuses by a ValueError.
-CHECKED = ("activations", "losses", "readouts", "training._epoch", "training.state")
-install_import_hook([f"jaxmlp.{room}" for room in CHECKED], "typechecker.check")
+# The whole package but the files whose public functions take lists and NumPy's arrays, as the annotations do not say,
+# and refuse wrong arguments by a ValueError.
+DOORS = {
+    *("_backward", "_circuit", "_forward", "check", "check_report", "chunks", "circuit_gates", "clipping", "curvature"),
+    *("custom_vjp", "dropout", "files", "metrics", "network", "penalties", "plotting", "starts", "trees"),
+    *("training._fit", "training._search", "training._sweep"),
+}
+ROOMS = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+CHECKED = {room for room in ROOMS - DOORS if not room.startswith("data") and not room.endswith("__init__")}
+jaxtyping.install_import_hook([f"jaxmlp.{room}" for room in sorted(CHECKED)], "typechecker.check")
 
 hypothesis.settings.register_profile(
     "jaxmlp",
@@ -37,17 +50,66 @@ hypothesis.settings.load_profile("jaxmlp")
 
 
 @pytest.fixture(autouse=True)
-def compiled_quickly(request):
-    """Most of the suite's time is XLA's: only experiments, which train, are compiled with all its optimisations."""
-    jax.config.update("jax_disable_most_optimizations", not request.path.name.startswith("test_experiments"))
+def compiled_as_marked(request):
+    """Most of the suite's time is XLA's: it leaves most optimizations out, but in tests marked `optimized`."""
+    optimized = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_them(request):
+def types_checked(request):
+    """Shapes and types are checked at every call, but in tests that pass wrong arguments on purpose."""
+    wrong = request.node.get_closest_marker("wrong_arguments") is not None
+    jaxtyping.config.update("jaxtyping_disable", wrong)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def promoted_as_usual(request):
     """Experiments run with JAX's usual promotion, which optax's schedules need."""
     experiments = request.path.name.startswith("test_experiments")
     with jax.numpy_dtype_promotion("standard" if experiments else "strict"):
         yield
+
+
+@pytest.fixture
+def compilations():
+    """The names of the programs that JAX compiles while the test runs, one for each compilation."""
+    names = []
+
+    def listen(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make)`: a folder that `make(folder)` fills in one of the workers; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def create(name, make):
+        folder, done = base / name, base / f"{name}.done"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            while not done.exists():
+                time.sleep(0.1)
+            return folder
+        try:
+            make(folder)
+        finally:
+            done.touch()
+        return folder
+
+    return create
 
 
 @pytest.fixture
@@ -56,20 +118,6 @@ def out(tmp_path):
         return Output.create(name, settings, results=tmp_path)
 
     return create
-
-
-@pytest.fixture
-def shown(tmp_path):
-    """What an experiment shows in a quick run; its pictures are drawn, too."""
-
-    def show(experiment, pictures=(), **settings):
-        given = experiment.Settings(quick=True, **settings)
-        out = Output.create(experiment.__name__.split(".")[-1], given, results=tmp_path)
-        numbers = experiment.run(given, out)
-        assert {path.stem for path in out.folder.glob("*.png")} == set(pictures)
-        return numbers
-
-    return show
 
 
 @pytest.fixture
@@ -82,3 +130,13 @@ def x64():
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def params(key):
+    """Parameters of `problems.NET`."""
+    from problems import NET
+
+    import jaxmlp as jm  # after the hook
+
+    return jm.init(NET, key)

@@ -1,4 +1,4 @@
-"""Networks with data, small enough for the slow oracles: a table, and random ones for hypothesis."""
+"""What many tests are about: networks with data, small enough for the slow oracles, and a task to train on."""
 
 from dataclasses import dataclass, field
 
@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxmlp as jm
 
@@ -89,6 +90,8 @@ TABLE = (
     Problem((2, 3, 3, 3, 2), ("elu", "leaky_relu", "silu"), "sigmoid", "cross_entropy", 4, weighted=True, masked=True),
 )
 
+DEEP = Problem((4, 5, 6, 3, 2), ("tanh", "silu", "sigmoid"), "softmax", "cross_entropy", 5)
+
 
 @st.composite
 def random_problems(draw, dtypes=("float64", "float32"), hidden=HIDDEN):
@@ -111,6 +114,50 @@ def random_problems(draw, dtypes=("float64", "float32"), hidden=HIDDEN):
     )
 
 
+NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")  # the network that tests train
+SGD = optax.sgd(0.1)  # one object: another one compiles again
+KEYS = jax.random.split(jax.random.key(3), 4)  # of a sweep's members
+
+
+def examples(m=10, seed=0):
+    """`(X, Y)` for `NET`: two classes that a plane divides."""
+    X = np.random.default_rng(seed).normal(size=(m, 3)).astype(np.float32)
+    return X, (X[:, 0] + 0.5 * X[:, 1] > 0).astype(np.int32)
+
+
+def fit(params, data=None, net=NET, **settings):
+    """One epoch, unless `settings` say otherwise."""
+    settings = {"optimizer": SGD, "key": jax.random.key(1), "epochs": 1, "progress": False} | settings
+    return jm.fit(net, params, examples() if data is None else data, **settings)
+
+
+def sweep(data=None, net=NET, **settings):
+    """Five epochs of members that differ in what `settings` say; by default in their keys."""
+    settings = {"optimizer": optax.sgd, "keys": KEYS, "epochs": 5, "batch_size": 6, "progress": False} | settings
+    if settings["optimizer"] is optax.sgd:
+        settings = {"hyper": {"learning_rate": 0.3}} | settings
+    return jm.sweep(net, examples(20) if data is None else data, **settings)
+
+
+def search(space, net=NET, data=None, **settings):
+    """A search for as many epochs, or within the budget, that `settings` say."""
+    settings = {"key": jax.random.key(0), "optimizer": optax.sgd, "validation": examples(15, 5), "progress": False,
+                **({} if "batch_size" in space else {"batch_size": 6})} | settings  # fmt: skip
+    return jm.search(space, net, examples(20) if data is None else data, **settings)
+
+
+def gradient(params, X, Y):
+    """The mean gradient of `NET` by autodiff."""
+    return jax.grad(lambda p: jm.cost(NET, p, X, Y))(params)
+
+
+def shuffled_batches(key, m, size):
+    """The indices of the batches that `fit` takes in its first epoch, derived as its documentation says."""
+    after_start, _ = jax.random.split(key)
+    order = jax.random.permutation(jax.random.split(after_start)[1], m)
+    return [order[i : i + size] for i in range(0, m, size)]
+
+
 def tree_error(got, expected) -> float:
     """The largest `||a - b|| / max(||a||, ||b||)` over the arrays of two trees; 0 for equal zeros."""
     worst = 0.0
@@ -120,3 +167,16 @@ def tree_error(got, expected) -> float:
         apart = np.linalg.norm(a - b)
         worst = max(worst, apart and apart / max(np.linalg.norm(a), np.linalg.norm(b)))
     return worst
+
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def bits(array) -> tuple[str, tuple[int, ...], bytes]:
+    return str(array.dtype), array.shape, np.asarray(array).tobytes()
+
+
+def random_bits(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Every pattern of bits: NaNs with a payload, -0, subnormal numbers."""
+    dtype = jnp.dtype(dtype)
+    return np.frombuffer(rng.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)

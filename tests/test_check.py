@@ -1,7 +1,6 @@
-"""The checker passes what is right, and catches and names what is broken."""
+"""The checker passes right gradients, of any network, and says how far apart the three routes are."""
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,9 +8,8 @@ from dataclasses import replace
 import hypothesis
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from problems import SMOOTH, TABLE, Problem, random_problems
+from problems import SMOOTH, TABLE, random_problems
 
 import jaxmlp as jm
 from jaxmlp.check import central_difference
@@ -44,7 +42,7 @@ assert report.passed, str(report)
 
 
 def test_a_network_passes_as_users_compile_it():
-    """In a process of its own, with XLA as it comes: in this one most optimisations and the newer emitters are off."""
+    """In a process of its own, with XLA as it comes: in this one most optimizations and the newer emitters are off."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", AS_USERS], env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -83,121 +81,6 @@ def test_the_report_is_a_table_that_names_the_worst():
     assert report.worst in report.rows
 
 
-SQUARE = Problem((4, 4, 4, 3), ("tanh", "sigmoid"), "softmax", "cross_entropy", 7, integer_classes=True)
-
-
-def by_hand(net, params, X, Y, *, missing=(), stale=None, start=1.0, divide=True):
-    """A batch's gradient as users write it, with the classic mistakes as options."""
-    A, Z = [X], []
-    for (W, b), f in zip(params, net.activations, strict=True):
-        Z.append(A[-1] @ W.T + b[None])
-        A.append(jax.vmap(f.f)(Z[-1]))
-    m = X.shape[0] if divide else 1
-    delta = start * (A[-1] - jax.nn.one_hot(Y, A[-1].shape[1]))
-    grads = []
-    for l in reversed(range(len(params))):
-        grads.insert(0, jm.Layer(delta.T @ A[l] / m, delta.sum(0) / m))
-        if l:
-            W = params[l].W if stale is None else stale(l, params, grads[0])
-            slope = 1.0 if l in missing else net.hidden[l - 1].df(Z[l - 1])
-            delta = slope * (delta @ W)
-    return tuple(grads)
-
-
-def broken(**how):
-    return lambda net, params, X, Y: by_hand(net, params, X, Y, **how)
-
-
-def transposed(net, params, X, Y):
-    grads = by_hand(net, params, X, Y)
-    return (grads[0], grads[1]._replace(W=grads[1].W.T), grads[2])
-
-
-def scaled_layer(net, params, X, Y):
-    grads = by_hand(net, params, X, Y)
-    return (grads[0], jax.tree.map(lambda g: 3 * g, grads[1]), grads[2])
-
-
-def wrong_input(net, params, X, Y):
-    trace = jm.backprop(net, params, X, Y)
-    trace = trace._replace(inputs=(trace.inputs[0], trace.pre_activations[0], trace.inputs[2]))
-    return jm.mean_gradient(trace)
-
-
-def updated_before_use(l, params, grad):
-    return params[l].W - 0.5 * grad.W
-
-
-def another_layers_weights(l, params, grad):
-    return params[1].W[:4, :4] if l == 1 else params[1].W[:3, :4]
-
-
-def test_a_users_own_right_gradient_passes():
-    params, X, Y, *_ = SQUARE.make()
-    report = jm.check_gradients(SQUARE.net, params, X, Y, backward=broken())
-    assert report.passed, str(report)
-    assert not any(row.array == "delta" for row in report.rows)
-
-
-@pytest.mark.parametrize(
-    ("backward", "named", "worst_arrays"),
-    [
-        (broken(divide=False), r"constant factor of 7, the number of examples: the mean's 1/m is missing", "Wb123"),
-        (broken(start=1 / 7), r"1/m is taken twice", "Wb123"),
-        (broken(start=2.0), r"constant factor of 2, in every array", "Wb123"),
-        (broken(start=-1.0), r"sign: the opposite one, in every array", "Wb123"),
-        (broken(start=-2.0), r"sign: the opposite one, and a constant factor of 2", "Wb123"),
-        (scaled_layer, r"constant factor of 3, in W\^2; .*in b\^2", "Wb2"),
-        (transposed, r"transpose: W\^2 is the transpose", "W2"),
-        (broken(missing=(1,)), r"missing f': delta is not multiplied by f'\(z\) at layer 1$", "Wb1"),
-        (broken(missing=(2,)), r"missing f': delta is not multiplied by f'\(z\) at layer 2$", "Wb12"),
-        (broken(missing=(1, 2)), r"missing f': .* at layer 1, 2$", "Wb12"),
-        (broken(stale=updated_before_use), r"stale layer: delta\^2 came down through a W\^3 .*rate 0.5\)", "Wb12"),
-        (broken(stale=another_layers_weights), r"stale layer: all above layer 2 agree", "Wb12"),
-        (wrong_input, r"stale layer: b\^2 is right, so delta\^2 is; W\^2 is not", "W2"),
-    ],
-)  # fmt: skip
-def test_each_classic_mistake_is_caught_and_named(backward, named, worst_arrays):
-    params, X, Y, *_ = SQUARE.make()
-    report = jm.check_gradients(SQUARE.net, params, X, Y, backward=backward)
-    assert not report.passed
-    assert re.search(named, "; ".join(report.looks_like)), str(report)
-    assert report.worst.array in worst_arrays and str(report.worst.layer) in worst_arrays
-    wrong = {row.name for row in report.rows if not row.passed}
-    for row in report.rows:  # a wrong array is wrong by both routes
-        assert (row.name in wrong) == (not row.passed)
-    assert "WRONG" in str(report) and "looks like: " in str(report) and "FAILED, worst at " in str(report)
-
-
-def test_a_missing_output_derivative_is_named():
-    problem = Problem((3, 4, 2), ("tanh",), "sigmoid", "squared_error", 6)
-
-    def backward(net, params, X, Y):
-        linear = replace(net.output, df=jnp.ones_like)
-        return jm.value_and_grad(jm.MLP(net.sizes, net.hidden, linear, net.loss), params, X, Y)[1]
-
-    params, X, Y, *_ = problem.make()
-    report = jm.check_gradients(problem.net, params, X, Y, backward=backward)
-    assert "missing f': delta^2 is dL/dy_hat" in str(report)
-
-
-def test_a_wrong_start_is_named():
-    problem = Problem((3, 4, 2), ("tanh",), "sigmoid", "squared_error", 6)
-    other = jm.Loss("cubic", lambda a, y: jnp.sum((a - y) ** 3), lambda a, y: 3 * (a - y) ** 2)
-
-    def backward(net, params, X, Y):
-        return jm.value_and_grad(jm.MLP(net.sizes, net.hidden, net.output, other), params, X, Y)[1]
-
-    params, X, Y, *_ = problem.make()
-    assert "the start: delta^2 is not" in str(jm.check_gradients(problem.net, params, X, Y, backward=backward))
-
-
-def test_a_non_finite_gradient_does_not_pass():
-    params, X, Y, *_ = SQUARE.make()
-    report = jm.check_gradients(SQUARE.net, params, X, Y, backward=broken(start=np.nan))
-    assert not report.passed
-
-
 def test_entries_that_straddle_a_kink_are_named_not_hidden():
     net = jm.MLP((2, 2, 1), hidden="relu")
     params = (jm.Layer(jnp.eye(2), jnp.zeros(2)), jm.Layer(jnp.ones((1, 2)), jnp.zeros(1)))
@@ -230,7 +113,7 @@ def test_the_worked_example_of_the_notes():
     [
         ({"backward": lambda *_: jnp.zeros(3)}, "backward returned 1 arrays, expected W and b for each of 2 layers"),
         ({"entries": 0}, "entries is 0, expected at least 1"),
-        ({"backward": by_hand, "weights": jnp.ones(5)}, "expected no weights and no masks"),
+        ({"backward": jm.mean_gradient, "weights": jnp.ones(5)}, "expected no weights and no masks"),
     ],
 )
 def test_what_the_checker_refuses(arguments, message):

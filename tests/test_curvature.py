@@ -166,5 +166,5 @@ def test_what_lacks_a_second_derivative_says_so():
     net = jm.MLP((3, 4, 2), loss=absolute)
     with pytest.raises(ValueError, match="loss 'absolute' has no d2f"):
         jm.ggn_diagonal(net, params, X, Y)
-    with pytest.raises(ValueError, match="gives no distribution to sample from"):
+    with pytest.raises(ValueError, match="gives no distribution, expected a loss with"):
         jm.sample_labels(net, jnp.ones((2, 2)), jax.random.key(0))

@@ -1,13 +1,18 @@
-"""The table of the 31 rows, the command that runs every experiment, and the page that it writes."""
+"""The table of the 31 rows, the commands that run one experiment or all, and the page of all."""
 
 import base64
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
 
 import pytest
+from test_experiments import CASES
 
+from experiments import __main__ as command
 from experiments import _all, _page, _rows
 from experiments.output import Output
 from jaxmlp import plotting
@@ -18,32 +23,32 @@ def test_every_row_has_its_cells_and_every_reference_is_live():
     for row in _rows.ROWS:
         assert row.system and row.equations and row.code and row.tests
         for reference in row.code + row.tests:
-            file, name = reference.split("::")
-            assert re.search(rf"^(def|class) {name}\b|^{name} = ", (_rows.ROOT / file).read_text(), re.MULTILINE), (
-                reference
-            )
+            file, name, case = re.fullmatch(r"(.+)::(\w+)(?:\[(\w+)\])?", reference).groups()
+            defined = rf"^(def|class) {name}\b|^{name} = "
+            assert re.search(defined, (_rows.ROOT / file).read_text(), re.MULTILINE), reference
+            assert case is None or (name == "test_experiment" and case in CASES), reference
     in_order = [command for row in _rows.ROWS for command in row.experiments]
-    assert set(in_order) == {command for command, rows in _rows.shown_rows().items() if rows}
+    assert set(in_order) == {command for command, rows in _rows.rows_by_command().items() if rows}
     without = {row.number for row in _rows.ROWS if not row.experiments}
     assert without <= {2, 23, 26, 27, 31}  # of these the notes ask no experiment
 
 
 def test_docstrings_say_which_rows_are_shown():
-    shown = _rows.shown_rows()
+    shown = _rows.rows_by_command()
     assert shown["mnist",] == (11,) and shown["mnist", "--digits", "5", "6"] == (5,)
     assert shown["flow",] == (29, 4) and shown["vectorization",] == (8, 9) and shown["private",] == ()
     assert _rows._numbers("13 to 15 and 19") == (13, 14, 15, 19)
 
 
 def test_the_readme_has_the_table_and_its_links_are_live():
-    readme = (_rows.ROOT / "README.md").read_text()
+    readme = (_rows.FOLDER / "README.md").read_text()
     assert _rows.markdown() in readme, "paste what `python3 -m experiments._rows` prints"
     links = re.findall(r"\]\(([^)]+)\)", _rows.markdown())
-    assert len(links) > 100 and all((_rows.ROOT / link).is_file() for link in links)
+    assert len(links) > 100 and all((_rows.FOLDER / link).is_file() for link in links)
 
 
 def test_all_takes_every_experiment_and_two_only_at_quick():
-    known = set(_rows.shown_rows())
+    known = set(_rows.rows_by_command())
     by_default = _all.commands(_all.Settings())
     assert {tuple(part for part in command if part != "--quick") for command in by_default} == known
     assert {command[0] for command in by_default if "--quick" in command} == {"benchmark", "results"}
@@ -66,6 +71,29 @@ def test_a_failing_experiment_is_reported_and_the_rest_go_on(tmp_path, monkeypat
     assert "It failed." in text and "known sets are mnist, fashion_mnist" in text
     assert "forward and back: activations and error signals" in text  # a table of flow
     assert 'id="experiment-mnist"' in text  # with other settings it shows no row
+
+
+def run_command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *arguments], cwd=_rows.ROOT, capture_output=True, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_command_lists_every_experiment_with_a_line_each():
+    listed = run_command()
+    assert listed.returncode == 0
+    for name, line in command.experiments().items():
+        assert f"{name} " in listed.stdout and line and line in listed.stdout
+
+
+def test_help_shows_the_settings_and_unknown_names_are_refused():
+    shown = run_command("mnist", "--help", COLUMNS="200")
+    assert shown.returncode == 0
+    assert "--learning-rate" in shown.stdout and "examples held out" in shown.stdout
+    assert "Traceback" not in run_command("mnist", "--epochs", "none").stderr
+    unknown = run_command("minst")
+    assert unknown.returncode == 2 and "experiment is 'minst', expected one of" in unknown.stderr
 
 
 @dataclass(frozen=True)

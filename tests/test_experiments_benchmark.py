@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, datasets, xor
-from experiments._benchmark import epochs, expected, limit, populations, problem, record, startup, timing
+from experiments._benchmark import epochs, expected, limit, ours, populations, problem, record, startup, timing
 
 PICTURES = datasets.load("mnist")
 SIZES = (784, 8, 10)
@@ -45,7 +45,7 @@ CONTESTANTS = ["ours", *(peer for peer in epochs.PEERS if peer != "torch.compile
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 def test_every_contestant_descends_along_every_example_once(contestant):
     """With a small rate an epoch of 4 steps moves the weights by 4 steps of the whole set's gradient."""
-    given = problem.posed(SIZES, 16, PICTURES, rate=2e-4, steps=4)
+    given = problem.make_problem(SIZES, 16, PICTURES, rate=2e-4, steps=4)
     start, gradient = flat(given.weights), obvious_gradient(given)
     epoch = made(contestant, given)
     moved = flat(epoch.weights()) - start
@@ -58,8 +58,28 @@ def test_every_contestant_descends_along_every_example_once(contestant):
     assert np.array_equal(flat(given.weights), start)  # which the next contestant is given
 
 
+def test_an_epoch_takes_the_gradient_it_is_given_and_gives_it_back():
+    """A gradient of 0 leaves the weights; the next epoch has its own again, after an error too."""
+    given = problem.make_problem(SIZES, 16, PICTURES, rate=0.1, steps=2)
+    by_hand = ours.step.by_hand
+
+    def standstill(plan, params, rule_state, examples, key):
+        losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, key)
+        return losses, Y_hat, jax.tree.map(jax.numpy.zeros_like, grads)
+
+    still, moving = ours.Epoch(given, standstill), ours.Epoch(given)
+    for epoch in (still, moving):
+        epoch()
+    assert np.array_equal(flat(still.weights()), flat(given.weights))
+    assert not np.array_equal(flat(moving.weights()), flat(given.weights))
+    with pytest.raises(RuntimeError), ours.gradient_by(standstill):
+        assert ours.step.by_hand is standstill
+        fails()
+    assert ours.step.by_hand is by_hand
+
+
 def test_the_limit_keeps_every_product_inside_its_loop():
-    given = problem.posed((784, 24, 16, 10), 32, PICTURES, 0.01, steps=3)
+    given = problem.make_problem((784, 24, 16, 10), 32, PICTURES, 0.01, steps=3)
     products = limit.Products(given)
     found = re.finditer(r"^(?:ENTRY )?(%[\w.\-]+) \(.*?^}", products.run.as_text(), re.MULTILINE | re.DOTALL)
     parts = {part[1]: part[0] for part in found}
@@ -80,10 +100,10 @@ def test_the_limit_keeps_every_product_inside_its_loop():
 
 def test_the_bytes_of_a_step():
     """784-2-10, batch 3, counted on paper: 1,568 + 20 weights, 12 biases."""
-    given = problem.posed((784, 2, 10), 3, PICTURES, 0.01, steps=2)
+    given = problem.make_problem((784, 2, 10), 3, PICTURES, 0.01, steps=2)
     assert limit.step_bytes(given) == 4 * (3 * (1568 + 20 + 12) + 20 + 3 * (2 * 784 + 4 * 12))
     assert limit.bytes_seconds(given) == 2 * limit.step_bytes(given) / limit.bandwidth(given) > 0
-    np.testing.assert_array_equal(limit.limit(np.array([0.0, 9.0]), given), [limit.bytes_seconds(given), 9.0])
+    np.testing.assert_array_equal(limit.limit_seconds(np.array([0.0, 9.0]), given), [limit.bytes_seconds(given), 9.0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 10, 32, 128, 512, 4096])
@@ -98,12 +118,12 @@ def test_turns_go_round_and_back_and_short_calls_are_repeated(monkeypatch):
     monkeypatch.setattr(timing, "PAUSE", 0.0)
     monkeypatch.setattr(timing, "TURN", 0.0)
     order = []
-    seconds = timing.alternated({name: lambda name=name: order.append(name) for name in "abc"}, 3)
+    seconds = timing.time_in_turns({name: lambda name=name: order.append(name) for name in "abc"}, 3)
     assert "".join(order) == "cba" + "abc" + "cba" + "abc"
     assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3, "c": 3}
     monkeypatch.setattr(timing, "TURN", 1e-3)
     order.clear()
-    timing.alternated({"a": lambda: order.append("a")}, 1)
+    timing.time_in_turns({"a": lambda: order.append("a")}, 1)
     assert len(order) > 2
 
 
@@ -116,12 +136,14 @@ def missing():
 
 
 def test_a_peer_that_cannot_take_part_is_told_of_and_ours_must():
-    calls, ready, absent = timing.entered({"ours": lambda: int, "torch": missing, "torch.compile": lambda: fails})
+    calls, ready, absent = timing.make_contestants(
+        {"ours": lambda: int, "torch": missing, "torch.compile": lambda: fails}
+    )
     assert list(calls) == list(ready) == ["ours"]
     assert absent == {"torch": "torch is not installed: the extra benchmark brings it",
                       "torch.compile": "RuntimeError: no compiler"}  # fmt: skip
     with pytest.raises(RuntimeError, match="no compiler"):
-        timing.entered({"ours": lambda: fails})
+        timing.make_contestants({"ours": lambda: fails})
 
 
 def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
@@ -144,7 +166,7 @@ def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
     assert cell["absent"] == {"flax": "experiments._benchmark.nowhere is not installed: the extra benchmark brings it"}
     assert numbers["ours / limit"] == cell["limit_ratio"]["ours"]
     report = (to.folder / "report.txt").read_text()
-    assert "They take turns" in report and "64, numpy" in report and "64, flax: experiments" in report
+    assert "take turns" in report and "64, numpy" in report and "64, flax: experiments" in report
     assert (to.folder / "epochs.png").exists()
     again = benchmark.Settings(compare=(str(path), str(path)))
     assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
@@ -162,7 +184,7 @@ def test_what_a_cell_falls_short_of_is_listed_beside_what_the_limit_allows():
     small = timed("784-64-10", 32, 1.4, torch=1.9, flax=0.99, numpy=1.0)
     large = timed("784-64-10", 512, 1.3, torch=1.9, **{"scikit-learn": 1.8, "jax.grad": 0.97})
     wide = timed("784-1024-10", 512, 1.3, **{"scikit-learn": 2.5})
-    rows = [tuple(row.values()) for row in expected.missed([small, large, wide])]
+    rows = [tuple(row.values()) for row in expected.shortfalls([small, large, wide])]
     assert rows == [
         ("784-64-10, batch 32", "flax / ours", "0.99", "at least 1", "1.39"),
         ("784-64-10, batch 32", "torch / ours", "1.90", "at least 2", "2.66"),
@@ -231,7 +253,7 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, out):
 ])  # fmt: skip
 def test_unknown_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        benchmark.Settings(**wrong).checked()
+        benchmark.Settings(**wrong).resolve()
 
 
 def test_one_by_one_torch_trains_the_networks_of_the_sweep():

@@ -11,19 +11,10 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from problems import tree_error
+from internals import stream_module
+from problems import NET, examples, fit, gradient, tree_error
 
 import jaxmlp as jm
-from jaxmlp.training import stream
-
-NET = jm.MLP((3, 5, 2), hidden="tanh", output="softmax", loss="cross_entropy")
-SGD = optax.sgd(0.1)
-
-
-def examples(m=22):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(m, 3)).astype(np.float32)
-    return X, (X[:, 0] > 0).astype(np.int32)
 
 
 def batches(size, m=22):
@@ -31,28 +22,14 @@ def batches(size, m=22):
     return [(X[i : i + size], Y[i : i + size]) for i in range(0, m, size)]
 
 
-@pytest.fixture
-def params(key):
-    return jm.init(NET, key)
-
-
-def fit(params, data, **options):
-    options = {"optimizer": SGD, "key": jax.random.key(1), "epochs": 2, "progress": False} | options
-    return jm.fit(NET, params, data, **options)
-
-
-def gradient(params, X, Y):
-    return jax.grad(lambda p: jm.cost(NET, p, X, Y))(params)
-
-
 def test_each_batch_is_a_step_the_ragged_last_one_included(params, monkeypatch):
-    monkeypatch.setattr(stream, "PART_STEPS", 2)  # 4 and 4, 4 and 4, 4, 2: parts of several lengths and shapes
-    got = fit(params, batches(4))
+    monkeypatch.setattr(stream_module, "PART_STEPS", 2)  # 4 and 4, 4 and 4, 4, 2: parts of several lengths and shapes
+    got = fit(params, batches(4), epochs=2)
     steps = [(jnp.asarray(X), jnp.asarray(Y)) for X, Y in batches(4) * 2]
     assert tree_error(got.params, oracles.sgd(params, steps, 0.1, gradient)) <= 5e-6
-    X, Y = examples()
-    whole = fit(params, [(X, Y)], validation=(X, Y))
-    arrays = fit(params, (X, Y), batch_size=22, validation=(X, Y))
+    X, Y = examples(22)
+    whole = fit(params, [(X, Y)], epochs=2, validation=(X, Y))
+    arrays = fit(params, (X, Y), epochs=2, batch_size=22, validation=(X, Y))
     assert tree_error(whole.params, arrays.params) <= 1e-6
     for name in ("cost", "accuracy", "validation_cost"):
         np.testing.assert_allclose(whole.history[name], arrays.history[name], rtol=1e-5)
@@ -65,7 +42,7 @@ def test_a_batch_may_have_weights_which_count_as_they_are(params):
     loss = lambda p, X, Yw: jnp.mean(jm.backprop(NET, p, X, Yw[0]).losses * Yw[1])
     steps = [tuple(map(jnp.asarray, batch)) for batch in weighted]
     expected = oracles.sgd(params, [(X, (Y, w)) for X, Y, w in steps], 0.1, jax.grad(loss))
-    assert tree_error(fit(params, weighted, epochs=1).params, expected) <= 1e-5
+    assert tree_error(fit(params, weighted).params, expected) <= 1e-5
 
 
 def test_each_epoch_reads_anew_and_is_told_its_number(params):
@@ -86,7 +63,7 @@ def test_each_epoch_reads_anew_and_is_told_its_number(params):
 
 def test_dropout_differs_from_batch_to_batch_and_repeats_with_the_key(params):
     same = [(examples(4)[0], examples(4)[1])] * 3
-    run = lambda key: fit(params, same, keep=0.5, optimizer=optax.sgd(0.0), key=key, epochs=1).history["cost"][0]
+    run = lambda key: fit(params, same, keep=0.5, optimizer=optax.sgd(0.0), key=key).history["cost"][0]
     assert run(jax.random.key(1)) == run(jax.random.key(1)) != run(jax.random.key(2))
 
 
@@ -110,15 +87,15 @@ def test_what_goes_wrong_while_reading_is_raised(params):
             raise OSError("the disk is gone")
 
     with pytest.raises(ValueError, match=r"data gave no batches in epoch 2; expected an object that starts anew"):
-        fit(params, Exhausted())
+        fit(params, Exhausted(), epochs=2)
     with pytest.raises(OSError, match="the disk is gone"):
         fit(params, Broken())
     with pytest.raises(ValueError, match=r"data gives no batches, expected at least one \(X, Y\)"):
         fit(params, [])
     with pytest.raises(ValueError, match=r"Y of batch 1 holds the class 7, expected classes 0 to 1"):
-        fit(params, [examples(), (examples()[0], np.full(22, 7))])
+        fit(params, [examples(22), (examples(22)[0], np.full(22, 7))])
     with pytest.raises(ValueError, match=r"data: X of batch 1 has 4 features, the network takes"):
-        fit(params, [examples(), (np.zeros((22, 4), np.float32), examples()[1])])
+        fit(params, [examples(22), (np.zeros((22, 4), np.float32), examples(22)[1])])
 
 
 MEMORY = """
@@ -126,7 +103,7 @@ import json, resource, sys
 import jax, numpy as np, optax
 import jaxmlp as jm
 
-class Made:  # 1.2 GB a pass, made as it is read
+class Made:  # 1.2 GB a pass, made while it is read
     def __iter__(self):
         block = np.random.default_rng(0).integers(0, 256, (512, 784), dtype=np.uint8)
         for i in range(3000):

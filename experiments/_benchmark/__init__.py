@@ -1,1 +1,1 @@
-"""What `python3 -m experiments benchmark` measures, a file for each idea."""
+"""The measurements of `python3 -m experiments benchmark`, a file for each idea."""

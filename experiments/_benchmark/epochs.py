@@ -1,4 +1,4 @@
-"""The grid: an epoch of each network at each batch size, by ours and by every peer, and the limit beside them."""
+"""The grid: an epoch of each network at each batch size, by ours, by every peer and at the limit."""
 
 import functools
 import importlib
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments._benchmark.limit import Products, bytes_seconds, limit
+from experiments._benchmark.limit import Products, bytes_seconds, limit_seconds
 from experiments._benchmark.ours import Epoch
-from experiments._benchmark.problem import Problem, posed, widths
-from experiments._benchmark.timing import Call, Cell, alternated, digits, entered, milliseconds, quartiles
+from experiments._benchmark.problem import Problem, make_problem, widths
+from experiments._benchmark.timing import Call, Cell, digits, make_contestants, milliseconds, quartiles, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
 from jaxmlp import plotting
@@ -20,32 +20,32 @@ from jaxmlp import plotting
 SECTION = "epochs"
 LIMIT = "products alone"
 OWN = ("ours", "bytes")
-MARKS = ("o-", "s-", "^-", "v-", "D-", "P-", "X-", "*-", ".:")  # of the peers, and of the limit
+MARKS = ("o-", "s-", "^-", "v-", "D-", "P-", "X-", "*-", ".:")  # of the peers and of the limit
 TICKS = (0.05, 0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200)
-PEERS = {  # the file, and what makes one in it
-    "bytes": ("ours", "as_bytes"),  # ours on uint8 pictures
+PEERS = {  # the file and the function or class in it that makes the peer
+    "bytes": ("ours", "as_bytes"),  # ours, on uint8 pictures
     "jax.grad": ("ours", "by_jax_grad"),
     "equinox": ("jax_peers", "equinox"),
     "flax": ("jax_peers", "flax"),
     "torch": ("torch_peers", "Loop"),
-    "torch.compile": ("torch_peers", "compiled"),
+    "torch.compile": ("torch_peers", "compile_loop"),
     "scikit-learn": ("plain_peers", "ScikitLearn"),
     "numpy": ("plain_peers", "NumPy"),
 }
 
 
 def maker(peer: str) -> Callable[[Problem], Any]:
-    """What makes a contestant of a problem; its libraries are imported only when it is called."""
+    """The function that makes a peer of a problem; only its call imports the peer's library."""
     file, name = PEERS[peer]
     return lambda problem: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)(problem)
 
 
-def measured(problem: Problem, name: str, peers: tuple[str, ...], rounds: int) -> Cell:
-    """One cell of the grid, the limit's products among the contestants."""
+def measure_cell(problem: Problem, name: str, peers: tuple[str, ...], rounds: int) -> Cell:
+    """One cell of the grid; the limit's products are one of the contestants."""
     makers: dict[str, Callable[[], Call]] = {"ours": lambda: Epoch(problem), LIMIT: lambda: Products(problem)}
     makers |= {peer: functools.partial(maker(peer), problem) for peer in peers}
-    calls, ready, absent = entered(makers, (*OWN, LIMIT))
-    seconds = alternated(calls, rounds)
+    calls, ready, absent = make_contestants(makers, (*OWN, LIMIT))
+    seconds = time_in_turns(calls, rounds)
     facts = {"network": "-".join(map(str, problem.net.sizes)), "batch_size": problem.batch_size,
              "examples": len(problem.X), "steps": problem.steps, "bytes_seconds": bytes_seconds(problem),
              "ready_seconds": ready,
@@ -54,32 +54,32 @@ def measured(problem: Problem, name: str, peers: tuple[str, ...], rounds: int) -
 
 
 def beyond_limit(problem: Problem, seconds: dict[str, np.ndarray], peer: str) -> float:
-    """A contestant's time over the limit, the median of the rounds."""
-    return float(np.median(seconds[peer] / limit(seconds[LIMIT], problem)))
+    """A contestant's time over the limit: the median of the rounds."""
+    return float(np.median(seconds[peer] / limit_seconds(seconds[LIMIT], problem)))
 
 
 def grid(
     networks: tuple[str, ...], batch_sizes: tuple[int, ...], peers: tuple[str, ...], pictures: Pictures, rounds: int,
     rate: float, out: Output,
 ) -> Iterator[Cell]:  # fmt: skip
-    """Each cell as it is measured, with a line that says so, and a table for each network."""
+    """Yields each cell when it is done, and reports it by a line, and each network by a table."""
     number, total = 0, len(networks) * len(batch_sizes)
     for network in networks:
         cells = []
         for batch_size in batch_sizes:
             began, number = time.perf_counter(), number + 1
-            problem = posed(widths(network), batch_size, pictures, rate)
-            cell = measured(problem, f"{network}, batch {batch_size}", peers, rounds)
+            problem = make_problem(widths(network), batch_size, pictures, rate)
+            cell = measure_cell(problem, f"{network}, batch {batch_size}", peers, rounds)
             cells.append(cell)
             yield cell
             out.say(f"[{number} of {total}] {cell.name}: {milliseconds(cell.seconds['ours'])} ms for "
                     f"{len(problem.X):,} examples, {cell.facts['limit_ratio']['ours']:.2f} times the limit "
                     f"({time.perf_counter() - began:.0f} s)")  # fmt: skip
-        out.table(f"an epoch at {network}, ours and the peers'", [row for cell in cells for row in rows(cell)])
+        out.table(f"an epoch of {network}, by ours and by the peers", [row for cell in cells for row in rows(cell)])
 
 
 def rows(cell: Cell) -> list[dict[str, str]]:
-    """A cell's rows of the table: a contestant each."""
+    """A row of the table for each contestant of a cell."""
     made = []
     for name, seconds in cell.seconds.items():
         made.append({"batch, contestant": f"{cell.facts['batch_size']}, {name}", "ms": milliseconds(seconds),
@@ -97,17 +97,17 @@ def rows(cell: Cell) -> list[dict[str, str]]:
 
 
 def over_ours(cells: list[Cell], peer: str) -> dict[str, float]:
-    """A peer's time over ours in each cell that has it."""
+    """A peer's time over ours, in each cell that has this peer."""
     return {cell.name: cell.ratio(peer) for cell in cells if peer in cell.seconds}
 
 
 def over_limit(cells: list[Cell]) -> dict[str, float]:
-    """Our time over the limit in each cell."""
+    """Our time over the limit, in each cell."""
     return {cell.name: cell.facts["limit_ratio"]["ours"] for cell in cells}
 
 
 def summary(cells: list[Cell]) -> list[dict[str, str]]:
-    """The middle of the cells and the worst: a peer's least time over ours, and our most over the limit."""
+    """The median and the worst of the cells: the least of a peer's ratios, the largest of ours to the limit."""
     peers = {f"{peer} / ours": over_ours(cells, peer) for peer in PEERS}
     each = [(name, ratios, min) for name, ratios in peers.items() if ratios]
     return [
@@ -118,13 +118,13 @@ def summary(cells: list[Cell]) -> list[dict[str, str]]:
 
 
 def worst(cells: list[Cell]) -> dict[str, float]:
-    """Each peer's least time over ours, and our most over the limit."""
+    """The least ratio of each peer's time to ours, and the largest of ours to the limit."""
     least = {f"{peer} / ours": min(ratios.values()) for peer in PEERS if (ratios := over_ours(cells, peer))}
     return {**least, "ours / limit": max(over_limit(cells).values())}
 
 
 def picture(cells: list[Cell]) -> Figure:
-    """For each network the peers' times, and the limit, over ours, against the batch size."""
+    """The times of the peers and of the limit over ours, against the batch size: a panel for each network."""
     networks = list(dict.fromkeys(cell.facts["network"] for cell in cells))
     figure, axes = plotting.figure(-(-len(networks) // 2), min(2, len(networks)), size=(4.6, 3.4), squeeze=False)
     lines = {}
@@ -134,12 +134,12 @@ def picture(cells: list[Cell]) -> Figure:
                   for peer in PEERS}  # fmt: skip
         curves["the limit"] = [(cell.facts["batch_size"], 1 / cell.facts["limit_ratio"]["ours"]) for cell in of_network]
         lines["ours"] = ax.axhline(1, color="black", linewidth=1)
-        for (name, points), colour, mark in zip(
-            curves.items(), (*plotting.PALETTE, "grey", "grey"), MARKS, strict=True
-        ):
+        for (name, points), color, mark in zip(curves.items(), (*plotting.PALETTE, "gray", "gray"), MARKS, strict=True):
             if points:
-                (lines[name],) = ax.plot(*zip(*points, strict=True), mark, color=colour, markersize=5)
-        ax.set(title=network, xlabel="batch size (examples)", ylabel="epoch's time / ours", xscale="log", yscale="log")
+                (lines[name],) = ax.plot(*zip(*points, strict=True), mark, color=color, markersize=5)
+        ax.set(
+            title=network, xlabel="batch size (examples)", ylabel="time of an epoch / ours", xscale="log", yscale="log"
+        )
         ax.set_xticks(sizes := sorted({cell.facts["batch_size"] for cell in of_network}), list(map(str, sizes)))
         ax.set_yticks([tick for tick in TICKS if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]])
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

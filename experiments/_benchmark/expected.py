@@ -1,4 +1,4 @@
-"""What is expected of each cell of the grid, and the cells that fall short of it."""
+"""The expectations of the grid, and the cells that miss them."""
 
 from collections.abc import Iterator
 
@@ -6,33 +6,34 @@ from experiments._benchmark.problem import widths
 from experiments._benchmark.timing import Cell
 
 AT_LEAST = {"jax.grad": 0.97, "equinox": 1.0, "flax": 1.0, "torch": 1.0, "torch.compile": 1.0, "scikit-learn": 2.5,
-            "numpy": 1.0}  # times ours; a program against itself wavers by 2%  # fmt: skip
-TORCH, SMALL = 2.0, 128  # PyTorch's up to this batch size
-OVER_LIMIT, OVER_LIMIT_WIDE, LARGE, WIDE = 1.3, 1.15, 128, 1024  # from this batch size on; of so wide networks
+            "numpy": 1.0}  # times ours; two timings of one program differ by 2%  # fmt: skip
+TORCH, SMALL = 2.0, 128  # PyTorch must take twice our time up to this batch size
+OVER_LIMIT, LARGE = 1.3, 128  # ours may take this times the limit, from this batch size on
+OVER_LIMIT_WIDE, WIDE = 1.15, 1024  # and less in networks with so wide a layer
 
 
 def least(peer: str, batch_size: int) -> float:
-    """How many times our time a peer is to take."""
+    """The least time that is expected of a peer, in units of ours."""
     return TORCH if peer == "torch" and batch_size <= SMALL else AT_LEAST[peer]
 
 
 def most(cell: Cell) -> float | None:
-    """How many times the limit ours may take; None where nothing is expected."""
+    """The most time that ours may take, in units of the limit; None where nothing is expected."""
     if cell.facts["batch_size"] < LARGE:
         return None
     return OVER_LIMIT_WIDE if max(widths(cell.facts["network"])[1:]) >= WIDE else OVER_LIMIT
 
 
-def missed(cells: list[Cell]) -> list[dict[str, str]]:
-    """A row for each expectation that a cell falls short of.
+def shortfalls(cells: list[Cell]) -> list[dict[str, str]]:
+    """A row for each expectation that a cell misses.
 
-    `at the limit` is what a program that takes no longer than the limit would show: where this falls short as well,
-    no program reaches it.
+    The column `at the limit` has the ratio of a program that runs at the limit. Where that misses the expectation too,
+    no program can meet it.
     """
-    return [row for cell in cells for row in _missed(cell)]
+    return [row for cell in cells for row in _shortfalls(cell)]
 
 
-def _missed(cell: Cell) -> Iterator[dict[str, str]]:
+def _shortfalls(cell: Cell) -> Iterator[dict[str, str]]:
     over = cell.facts["limit_ratio"]["ours"]
     row = lambda ratio, value, wanted, at_limit: {
         "cell": cell.name, "ratio": ratio, "measured": f"{value:.2f}", "expected": wanted, "at the limit": at_limit,

@@ -1,4 +1,4 @@
-"""Equinox and flax with optax, in the loop that their documentation shows: a jitted step for each batch."""
+"""Equinox and Flax with optax, in the loop of their documentation: a jitted step for each batch."""
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def equinox(problem: Problem) -> Loop:
 
 
 def flax(problem: Problem) -> Loop:
-    """Flax's linen and its `TrainState` under `jax.jit`: at 784-64-10, batch 32, its nnx takes three times as long."""
+    """Flax's linen and `TrainState` under `jax.jit`; at 784-64-10, batch 32, Flax's nnx takes three times as long."""
     from flax import linen
     from flax.training.train_state import TrainState
 

@@ -11,31 +11,31 @@ import numpy as np
 from experiments._benchmark.problem import Problem
 
 MEMORY = 1 << 28  # bytes: more than any cache holds
-SMALLEST = 1 << 17  # bytes: a pass over fewer is over before it can be timed
+SMALLEST = 1 << 17  # bytes: a pass over fewer is too short to time
 
 
 class Products:
     """The products of an epoch's steps and nothing else, in one compiled program: `Z = A W^T`, `D W`, `D^T A`.
 
-    A step takes the layers in turn, forward and back, as if every activation were the identity, on one batch. For all
-    that XLA knows a barrier changes what passes it: no product is left out, done once for all steps, or merged with
-    another (the last `D W` would be taken transposed for `D^T A`, which takes three times as long).
+    A step takes one batch through the layers, forward and back, as if every activation were the identity. XLA must
+    assume that a barrier changes its arguments. So it leaves no product out, moves none out of the loop, and merges
+    none with another. (It would transpose the last `D W` for `D^T A`, and that takes three times as long.)
     """
 
     def __init__(self, problem: Problem) -> None:
         self.inputs = (jnp.asarray(problem.X[: problem.batch_size]), [jnp.asarray(W) for W, _ in problem.weights])
-        apart: Callable = jax.lax.optimization_barrier
+        barrier: Callable = jax.lax.optimization_barrier
 
         def step(carry, _):
             X, Ws, _ = carry
             A = [X]
             for W in Ws:
-                A.append(apart(A[-1] @ W.T))
+                A.append(barrier(A[-1] @ W.T))
             D, grads = A.pop(), []
             for W, a in zip(Ws[:0:-1], A[:0:-1], strict=True):
                 grads.append(D.T @ a)
-                D = apart(D @ W)
-            return apart((X, Ws, [D.T @ X, *grads[::-1]])), None
+                D = barrier(D @ W)
+            return barrier((X, Ws, [D.T @ X, *grads[::-1]])), None
 
         def epoch(X, Ws):
             carry = X, Ws, jax.tree.map(jnp.zeros_like, Ws)
@@ -48,11 +48,11 @@ class Products:
 
 
 def step_bytes(problem: Problem) -> int:
-    """What one step must move, in float32, however well its parts are fused.
+    """The float32 bytes that one step must move, even when XLA fuses its parts perfectly.
 
-    Weights are read by the forward pass, read and written by the update, and above the first layer read by the
-    backward pass; the batch is read and written where it is gathered; activations and error signals are written and
-    read. The gradient itself is not counted: at batch 1 it is never written.
+    The forward pass reads the weights, the backward pass reads those above the first layer, and the update reads and
+    writes them all. Gathering reads and writes the batch. Activations and error signals are written and read once.
+    The gradient does not count: at batch 1 it is never written.
     """
     weights = sum(3 * (W.size + b.size) for W, b in problem.weights) + sum(W.size for W, _ in problem.weights[1:])
     widths = problem.net.sizes
@@ -60,16 +60,16 @@ def step_bytes(problem: Problem) -> int:
 
 
 def bandwidth(problem: Problem) -> float:
-    """Bytes in a second, those read and those written, of a pass over as many bytes as the weights are.
+    """Bytes read and written in a second by a pass over about as many bytes as the weights have.
 
-    Where these fit into a cache its speed counts, not the main memory's.
+    Weights that fit into a cache are measured at the speed of that cache.
     """
-    return passed(1 << max(SMALLEST, 4 * sum(W.size for W, _ in problem.weights) - 1).bit_length())
+    return measure_copy_speed(1 << max(SMALLEST, 4 * sum(W.size for W, _ in problem.weights) - 1).bit_length())
 
 
 @functools.cache
-def passed(size: int) -> float:
-    """Bytes in a second where a jitted loop reads `size` bytes and writes them, over and over: the best of a few."""
+def measure_copy_speed(size: int) -> float:
+    """Bytes read and written in a second by a jitted loop over `size` bytes: the best of five runs."""
     turns = max(2, MEMORY // size)
     go = jax.jit(lambda a: jax.lax.fori_loop(0, turns, lambda _, a: a + 1, a), donate_argnums=0)
     a, seconds = go(jnp.zeros(size // 4)), []
@@ -81,10 +81,10 @@ def passed(size: int) -> float:
 
 
 def bytes_seconds(problem: Problem) -> float:
-    """An epoch's bytes at that speed."""
+    """The seconds of an epoch that moves its bytes at that speed and does nothing else."""
     return problem.steps * step_bytes(problem) / bandwidth(problem)
 
 
-def limit(products: np.ndarray, problem: Problem) -> np.ndarray:
-    """Round by round, the more of the two."""
+def limit_seconds(products: np.ndarray, problem: Problem) -> np.ndarray:
+    """The limit of each round: the seconds of the products or of the bytes, whichever are more."""
     return np.maximum(products, bytes_seconds(problem))

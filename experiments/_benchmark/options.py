@@ -1,4 +1,4 @@
-"""What is asked of training beside the plain epoch, and what it costs: monitors, regularisation, streams."""
+"""The cost of training options beside the plain epoch: monitors, regularization, streams."""
 
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import jaxmlp as jm
-from experiments._benchmark.problem import posed, widths
+from experiments._benchmark.problem import make_problem, widths
 from experiments._benchmark.timing import Cell, milliseconds, quartiles
 from experiments.datasets import Pictures
 from experiments.output import Output
@@ -27,13 +27,13 @@ OPTIONS = {
 }
 
 
-def epochs(net: jm.MLP, X: np.ndarray, Y: np.ndarray, rounds: int, folder: str, name: str) -> Cell:
-    """An epoch with each option beside the plain one, alternated."""
+def time_epochs(net: jm.MLP, X: np.ndarray, Y: np.ndarray, rounds: int, folder: str, name: str) -> Cell:
+    """An epoch with each option beside the plain one, in turns."""
     params, sgd = jm.init(net, jax.random.key(0)), optax.sgd(0.01)
     options: dict[str, dict] = {"plain": {}, "stream": {}, **OPTIONS}
 
     def seconds(option: str, number: int) -> float:
-        """The median of an epoch's time in a short run, the first, with compilation, left out."""
+        """The median seconds of an epoch in a short run, without the first epoch, which compiles."""
         given = dict(options[option])
         if "checkpoints" in given:
             given["checkpoints"] = f"{folder}/{number}"
@@ -52,13 +52,13 @@ def epochs(net: jm.MLP, X: np.ndarray, Y: np.ndarray, rounds: int, folder: str, 
 
 
 def section(pictures: Pictures, networks: tuple[str, ...], rounds: int, quick: bool, out: Output) -> Iterator[Cell]:
-    """Each option at batch 128."""
+    """An epoch with each option at batch 128, and a table for each network."""
     for network in networks:
-        problem = posed(widths(network), BATCH_SIZE, pictures, 0.01)
+        problem = make_problem(widths(network), BATCH_SIZE, pictures, 0.01)
         with TemporaryDirectory() as folder:
-            cell = epochs(problem.net, problem.pixels, problem.Y, rounds, folder, f"{network}, batch {BATCH_SIZE}")
+            cell = time_epochs(problem.net, problem.pixels, problem.Y, rounds, folder, f"{network}, batch {BATCH_SIZE}")
         yield cell
-        out.table(f"an epoch of {len(problem.Y):,} examples with options of fit at {cell.name}", [
+        out.table(f"options of fit: an epoch of {len(problem.Y):,} examples at {cell.name}", [
             {"an epoch with": option, "ms": milliseconds(seconds), "ratio": f"{cell.ratio(option):.3f}",
              "quartiles": quartiles(cell.ratios(option))} for option, seconds in cell.seconds.items()
         ])  # fmt: skip

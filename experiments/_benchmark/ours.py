@@ -1,7 +1,8 @@
-"""Our epoch, as `fit` compiles it, and the same one with the gradient by `jax.grad`."""
+"""Our epoch as `fit` compiles it, and the same epoch with its gradient by `jax.grad`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,19 +14,30 @@ import jaxmlp as jm
 from experiments._benchmark.problem import Problem
 from jaxmlp import rules, training
 from jaxmlp.data import scale_pixels
+from jaxmlp.training import step
 
 
-def by_autodiff(plan, params, rule_state, problem):
-    """What `training.step.by_hand` returns, with the gradient by jax.value_and_grad of the same forward pass."""
+@contextmanager
+def gradient_by(function: Callable) -> Iterator[None]:
+    """Puts `function` in the place of `training.step.by_hand` for every epoch that is traced in the meantime."""
+    by_hand = step.by_hand
+    step.by_hand = function
+    try:
+        yield
+    finally:
+        step.by_hand = by_hand
 
-    X, Y, weights, masks, _ = problem
+
+def by_autodiff(plan, params, rule_state, examples, key):
+    """The results of `training.step.by_hand`, with the gradient by `jax.value_and_grad` of the same forward pass."""
+    weights = examples.weights
 
     def mean_loss(params):
         def example(x, y, masks):
             y_hat, tape = jm.forward(plan.net, params, x, masks)
             return jm.output_loss(plan.net, tape, y), y_hat
 
-        losses, Y_hat = jax.vmap(example)(X, Y, masks)
+        losses, Y_hat = jax.vmap(example)(examples.X, examples.Y, examples.masks)
         return losses.mean() if weights is None else weights @ losses / weights.sum(), (losses, Y_hat)
 
     (_, (losses, Y_hat)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
@@ -33,12 +45,12 @@ def by_autodiff(plan, params, rule_state, problem):
 
 
 class Epoch:
-    """A compiled epoch that is run again and again from where it left off."""
+    """A compiled epoch; each call goes on from the weights of the last one."""
 
     def __init__(
         self,
         problem: Problem,
-        gradient: Callable | None = None,
+        gradient: Callable = step.by_hand,
         as_bytes: bool = False,
         rule: rules.Rule = rules.backprop,
     ) -> None:
@@ -49,8 +61,9 @@ class Epoch:
         params = tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
         self.state = training.start(plan, params, self.data, jax.random.key(1))
         began = time.perf_counter()
-        epoch = jax.jit(partial(training.epoch, plan, gradient=gradient), donate_argnums=0)
-        self.run = epoch.lower(self.state, self.data).compile()
+        epoch = jax.jit(partial(training.epoch, plan), donate_argnums=0)
+        with gradient_by(gradient):
+            self.run = epoch.lower(self.state, self.data).compile()
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self) -> None:

@@ -1,4 +1,4 @@
-"""NumPy, written by hand, and scikit-learn's MLPClassifier."""
+"""Peers without a compiler: the notes' equations in NumPy, and scikit-learn's MLPClassifier."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class NumPy:
             self.step(X[index], Y[index])
 
     def step(self, X: np.ndarray, Y: np.ndarray) -> None:
-        """Forward, back, and down the gradient."""
+        """One forward pass, one backward pass, one step down the gradient."""
         activations = [X]
         for W, b in self.layers[:-1]:
             activations.append(np.maximum(activations[-1] @ W.T + b, 0))
@@ -46,7 +46,7 @@ class NumPy:
 
 
 class ScikitLearn:
-    """`partial_fit`, which goes through all examples once, in a new order."""
+    """`partial_fit`, which takes every example once, in a new order."""
 
     def __init__(self, problem: Problem) -> None:
         from sklearn.neural_network import MLPClassifier
@@ -59,7 +59,7 @@ class ScikitLearn:
             random_state=np.random.RandomState(0),
         )  # fmt: skip
         some = slice(problem.batch_size)
-        self.model.partial_fit(problem.X[some], problem.Y[some], classes=np.arange(10))  # which makes the weights
+        self.model.partial_fit(problem.X[some], problem.Y[some], classes=np.arange(10))  # makes the weights
         for (W, b), own_W, own_b in zip(problem.weights, self.model.coefs_, self.model.intercepts_, strict=True):
             own_W[...], own_b[...] = W.T, b
 

@@ -1,4 +1,4 @@
-"""Many networks at once by `jm.sweep`: of XOR against PyTorch's one by one, of MNIST against `jm.fit`'s one by one."""
+"""Many networks at once by `jm.sweep`: on XOR against PyTorch one by one, on MNIST against `jm.fit` one by one."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -11,23 +11,23 @@ import optax
 
 import jaxmlp as jm
 from experiments import xor
-from experiments._benchmark.problem import posed, widths
-from experiments._benchmark.timing import Call, Cell, alternated, entered, quartiles
+from experiments._benchmark.problem import make_problem, widths
+from experiments._benchmark.timing import Call, Cell, make_contestants, quartiles, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
 
 XOR = jm.MLP((2, 3, 1), hidden="sigmoid", output="sigmoid", loss="binary_cross_entropy")
-STARTS = jax.nn.initializers.normal(0.3)  # one object, so that a second sweep does not compile again
+STARTS = jax.nn.initializers.normal(0.3)  # one object: a second sweep with it does not compile again
 RATE = 2.0
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done in a section's runs."""
+    """The amount of work in this section's runs."""
 
     members: tuple[int, ...] = (10_000, 1024)  # networks for XOR
     steps: int = 2000
-    timed: tuple[int, int] = (3, 300)  # of PyTorch's networks, and their steps: the rest would take as long each
+    timed: tuple[int, int] = (3, 300)  # PyTorch's networks and their steps: few, as each takes equally long
     digits: tuple[int, int] = (32, 50)  # networks for MNIST, and their steps
 
 
@@ -35,7 +35,7 @@ SMALL = Size(members=(1024,), steps=200, timed=(1, 100), digits=(4, 20))
 
 
 def xor_sweep(members: int, steps: int) -> Call:
-    """`steps` full-batch steps of so many networks."""
+    """`steps` full-batch steps of `members` networks."""
     keys = jax.random.split(jax.random.key(0), members)
     return lambda: jm.sweep(XOR, (xor.X, xor.Y), keys=keys, optimizer=optax.sgd, hyper={"learning_rate": RATE},
                             initial=STARTS, epochs=steps, progress=False)  # fmt: skip
@@ -51,7 +51,7 @@ def torch_xor(networks: int, steps: int) -> Call:
 
 def digits(pictures: Pictures, networks: int, steps: int) -> dict[str, Callable[[], Call]]:
     """Networks 784-64-10 from different keys, batch 128, two epochs: all at once, and one `fit` after another."""
-    problem = posed(widths("784-64-10"), 128, pictures, 0.01, steps)
+    problem = make_problem(widths("784-64-10"), 128, pictures, 0.01, steps)
     net, data, keys = problem.net, (problem.X, problem.Y), jax.random.split(jax.random.key(0), networks)
     sgd, common = optax.sgd(problem.rate), {"epochs": 2, "batch_size": 128, "progress": False}
     at_once = lambda: jm.sweep(net, data, keys=keys, optimizer=sgd, **common)
@@ -60,7 +60,7 @@ def digits(pictures: Pictures, networks: int, steps: int) -> dict[str, Callable[
 
 
 def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
-    """Seconds are those of a network's step."""
+    """The cells of this section; their seconds are for one step of one network."""
     for members in size.members:
         makers: dict[str, Callable[[], Call]] = {"ours": lambda members=members: xor_sweep(members, size.steps)}
         makers["torch, one by one"] = lambda: torch_xor(*size.timed)
@@ -73,22 +73,25 @@ def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
 
 
 def _per_step(name: str, makers: dict, counts: dict[str, int], rounds: int, own: tuple[str, ...]) -> Cell:
-    calls, ready, absent = entered(makers, own)
-    seconds = {peer: times / counts[peer] for peer, times in alternated(calls, rounds).items()}
+    calls, ready, absent = make_contestants(makers, own)
+    seconds = {peer: times / counts[peer] for peer, times in time_in_turns(calls, rounds).items()}
     return Cell("populations", name, seconds, own, absent, {"network_steps": counts, "ready_seconds": ready})
 
 
 def section(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterator[Cell]:
-    """The second call of each and those after it, whole: with checks, draws of weights and the way back."""
+    """Times whole calls, with checks and the drawing of weights; the first call, which compiles, does not count."""
     made = []
     for cell in cells(pictures, rounds, SMALL if quick else Size()):
         yield cell
         made.append(cell)
-    out.table("populations: a network's step, all at once by ours", [row for cell in made for row in rows(cell)])
+    out.table(
+        "one step of one network, where ours trains all at once",
+        [row for cell in made for row in rows(cell)],
+    )
 
 
 def rows(cell: Cell) -> list[dict[str, Any]]:
-    """A contestant each, in nanoseconds."""
+    """A row for each contestant, in nanoseconds."""
     measured = [{"population, contestant": f"{cell.name}, {name}", "ns": f"{1e9 * np.median(seconds):,.1f}",
                  "quartiles": quartiles(1e9 * seconds), "times ours": f"{cell.ratio(name):.2f}",
                  "first call (s)": f"{cell.facts['ready_seconds'][name]:.1f}"}

@@ -1,4 +1,4 @@
-"""What every peer is given: a network's size, initial weights, pictures, and how an epoch goes through them."""
+"""The task of every contestant: a network, its initial weights, the pictures, and the steps of an epoch."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +11,13 @@ import numpy as np
 import jaxmlp as jm
 from experiments.datasets import Pictures
 
-EPOCH_SECONDS = 0.11  # about how long ours is to take on two cores
-STEPS, LONGEST = 40, 2.0  # at least so many steps, where they take no more seconds: what ours does once an epoch (it
-# looks for divergence, and keeps the weights before it) takes as long as half a step of the widest network, and the
-# 468 steps of a whole epoch of MNIST at batch 128 would take 10 s a round, and the peers 20
-STEP_SECONDS, OPERATIONS, WEIGHTS = 8e-6, 4e11, 5e9  # the least time of a step, and what is done in a second at most
+EPOCH_SECONDS = 0.11  # aim for an epoch of ours on two cores
+# An epoch has at least STEPS steps, unless they take more than LONGEST seconds. Fewer would distort the ratios: once an
+# epoch ours checks for divergence and keeps the earlier weights, which costs half a step of the widest network. A whole
+# epoch of MNIST would take too long: at batch 128 its 468 steps take 10 s a round, and the peers' 20 s.
+STEPS, LONGEST = 40, 2.0
+STEP_SECONDS = 8e-6  # the shortest step
+OPERATIONS, WEIGHTS = 4e11, 5e9  # floating-point operations, and weights moved, in a second at most
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,19 @@ class Problem:
     net: jm.MLP
     weights: tuple[tuple[np.ndarray, np.ndarray], ...]  # (W, b) of each layer
     X: np.ndarray  # (m, i) float32 from 0 to 1
-    pixels: np.ndarray  # the same as bytes
+    pixels: np.ndarray  # the same pictures as bytes
     Y: np.ndarray  # (m,) int32
     batch_size: int
     rate: float = 0.01
 
     @cached_property
     def on_device(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`X`, `pixels`, `Y`: one copy for all, for where an array lies in memory may cost a tenth of an epoch."""
+        """`X`, `pixels`, `Y`: one copy for all, because an array's place in memory can cost a tenth of an epoch."""
         return jnp.asarray(self.X), jnp.asarray(self.pixels), jnp.asarray(self.Y)
 
     @property
     def steps(self) -> int:
-        """In an epoch; all batches are equally large."""
+        """The steps of an epoch; all batches have the same size."""
         return len(self.X) // self.batch_size
 
 
@@ -53,14 +55,14 @@ def widths(name: str) -> tuple[int, ...]:
 
 
 def steps_for(sizes: tuple[int, ...], batch_size: int, available: int = 60_000) -> int:
-    """How many steps make an epoch that is long enough to be timed: the same on every machine."""
+    """The number of steps that make an epoch long enough to time; the same on every machine."""
     weights = sum(i * o for i, o in pairwise(sizes))
     step = max(STEP_SECONDS, 6 * batch_size * weights / OPERATIONS, weights / WEIGHTS)
     return max(1, min(available // batch_size, max(2, round(EPOCH_SECONDS / step), min(STEPS, round(LONGEST / step)))))
 
 
-def posed(sizes: tuple[int, ...], batch_size: int, pictures: Pictures, rate: float, steps: int = 0) -> Problem:
-    """The problem of one network and batch size; of so many steps if they are given."""
+def make_problem(sizes: tuple[int, ...], batch_size: int, pictures: Pictures, rate: float, steps: int = 0) -> Problem:
+    """The problem of one network and batch size, with `steps` steps or as many as `steps_for` says."""
     net = jm.MLP(sizes, "relu", "softmax", "cross_entropy")
     m = batch_size * (steps or steps_for(sizes, batch_size, len(pictures.X)))
     weights = tuple((np.asarray(W), np.asarray(b)) for W, b in jm.init(net, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""What a run measured, as JSON; and two such files compared by their ratios to the peers, not by seconds."""
+"""The record of a run as JSON, and the comparison of two records by ratios to the peers, not by seconds."""
 
 import importlib.metadata
 import json
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments._benchmark.limit import MEMORY, passed
+from experiments._benchmark.limit import MEMORY, measure_copy_speed
 from experiments._benchmark.timing import Cell, cores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "equinox", "flax", "torch", "scikit-learn", "backpack-for-pytorch",
@@ -16,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "optax", "equinox", "flax", "torch", "scik
 
 
 def processor() -> str:
-    """Its name as Linux has it, else as Python has it."""
+    """The processor's name from Linux, else from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -26,14 +26,14 @@ def processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where the run takes place, and how busy it was before: the load is the mean number of processes at work."""
+    """The machine of the run, and its load before it: the mean number of busy processes."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"processor": processor(), "cores": cores(), "system": platform.platform(), "load": load,
-            "memory_bytes_a_second": passed(MEMORY)}  # fmt: skip
+            "memory_bytes_a_second": measure_copy_speed(MEMORY)}  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of each package; None where it is not installed."""
+    """The versions of Python and of each package; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -44,7 +44,7 @@ def versions() -> dict[str, str | None]:
 
 
 class Record:
-    """The file, written anew after each cell: a run that is ended keeps what it has."""
+    """The record's file. Each new cell rewrites it, so that an interrupted run keeps its cells."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.cells = path, []
@@ -52,7 +52,7 @@ class Record:
                      "versions": versions(), "settings": settings}  # fmt: skip
 
     def add(self, cell: Cell) -> None:
-        """Keeps a cell."""
+        """Adds a cell and writes the file."""
         self.cells.append(cell)
         made = {**self.head, "cells": [each.record() for each in self.cells]}
         partial = self.path.with_suffix(".part")
@@ -71,12 +71,12 @@ class Change(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """After over before: above 1 ours has lost ground."""
+        """The new ratio over the old one; above 1 ours has become slower."""
         return self.new / self.old
 
 
 def read(path: str) -> dict[str, dict[str, Any]]:
-    """The cells of a file, by section and name."""
+    """The cells of a file by section and name."""
     file = Path(path) / "benchmark.json" if Path(path).is_dir() else Path(path)
     try:
         cells = {f"{cell['section']}: {cell['cell']}": cell for cell in json.loads(file.read_text())["cells"]}
@@ -84,12 +84,12 @@ def read(path: str) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise ValueError(f"compare has {path}, expected a benchmark.json: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"compare has {path}, expected a benchmark.json as the benchmark writes it: {error}") from None
+        raise ValueError(f"compare has {path}, expected a benchmark.json that this benchmark wrote: {error}") from None
     return cells
 
 
 def positions(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str, str], float]:
-    """Each of our times over each peer's: our variants are not compared with each other."""
+    """The ratio of each of our times to each peer's; our variants are not compared with each other."""
     found = {}
     for name, cell in cells.items():
         contestants = cell["contestants"]
@@ -101,7 +101,7 @@ def positions(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str, str], fl
 
 
 def changes(old: dict, new: dict) -> tuple[list[Change], list[str], list[str]]:
-    """What both files have, the worst first; and what the old and the new one alone have."""
+    """The comparisons that both files allow, the worst first, and those that only the old or the new file has."""
     before, after = positions(old), positions(new)
     both = [Change(*at, before[at], after[at]) for at in before if at in after]
     alone = lambda these, others: [", ".join(at) for at in these if at not in others]

@@ -1,4 +1,4 @@
-"""How long until the first step is done, in a new process, and how long compilation takes by depth."""
+"""The time of a new process to its first finished step, and the time of compilation by depth."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from experiments._benchmark.ours import Epoch, by_autodiff
-from experiments._benchmark.problem import posed
+from experiments._benchmark.problem import make_problem
 from experiments._benchmark.timing import Cell, quartiles
 from experiments.datasets import Pictures
 from experiments.output import Output
 
 ROOT = Path(__file__).parents[2]
-# An epoch of two steps compiles to the program of an epoch of 469: a loop over steps.
+# A loop over two steps compiles to the same program as a loop over the 469 of a whole epoch.
 FIRST_STEP = """
 import time
 began = time.perf_counter()
@@ -39,7 +39,7 @@ CACHED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CAC
 
 
 def first_step(cache: str | None) -> tuple[float, float, float, float]:
-    """Seconds of a new process until its first step is done: all of them, import, reading MNIST, training."""
+    """Seconds of a new process to its first finished step: in all, for imports, for reading MNIST, for training."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
         environment |= {"JAX_COMPILATION_CACHE_DIR": cache, **CACHED}
@@ -51,13 +51,13 @@ def first_step(cache: str | None) -> tuple[float, float, float, float]:
         line = process.stdout.readline()
         seconds = time.perf_counter() - began
     if process.returncode:
-        raise RuntimeError("the process that was to train for a step failed; see above")
+        raise RuntimeError("the process that trains for one step failed; see its message above")
     importing, reading, training = map(float, line.split())
     return seconds, importing, reading, training
 
 
 def section(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterator[Cell]:
-    """Without and with a persistent compilation cache that has the programs already."""
+    """The first step without a persistent compilation cache, and with one that holds the programs."""
     with TemporaryDirectory() as cache:
         first_step(cache)
         times = {"cold": [], "warm": []}
@@ -68,7 +68,7 @@ def section(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterat
     cell = Cell("startup", "784-64-10", {name: each[0] for name, each in columns.items()}, ("cold", "warm"))
     yield cell
     out.table("from a new process to the first finished step of MNIST training, 784-64-10, in seconds", [
-        {"compilation cache": {"cold": "none", "warm": "has it"}[name], "all": f"{np.median(all_of_it):.2f}",
+        {"compilation cache": {"cold": "none", "warm": "filled"}[name], "all": f"{np.median(all_of_it):.2f}",
          "quartiles": quartiles(all_of_it), "import": f"{np.median(importing):.2f}",
          "read MNIST": f"{np.median(reading):.2f}", "compile, train": f"{np.median(training):.2f}"}
         for name, (all_of_it, importing, reading, training) in columns.items()
@@ -76,10 +76,10 @@ def section(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterat
 
 
 def compilation(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterator[Cell]:
-    """The seconds until an epoch at 784-64-..-64-10, batch 128, is compiled, by hand and by `jax.grad`."""
+    """The seconds of compiling an epoch of 784-64-..-64-10 at batch 128, by hand and by `jax.grad`."""
     rows = []
     for depth in (1, 4) if quick else (1, 4, 16):
-        problem = posed((784, *[64] * depth, 10), 128, pictures, 0.01)
+        problem = make_problem((784, *[64] * depth, 10), 128, pictures, 0.01)
         make = {"ours": partial(Epoch, problem), "jax.grad": partial(Epoch, problem, by_autodiff)}
         times = {name: [] for name in make}
         for number in range(1 if quick else min(rounds, 3)):

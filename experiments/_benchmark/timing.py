@@ -1,4 +1,4 @@
-"""Contestants at one task, timed round by round in turns: their seconds, ratios, and rows of tables."""
+"""The timing of contestants at one task, round by round and in turns: seconds, ratios, and rows of tables."""
 
 import gc
 import os
@@ -10,23 +10,24 @@ from typing import Any
 
 import numpy as np
 
-Call = Callable[[], Any]  # does the task once more, and waits until it is done
+Call = Callable[[], Any]  # does the task once and waits for its result
 
-# Threads of OpenMP and OpenBLAS spin for tens of milliseconds after their last work: the next contestant waits for
-# that, or it would share the cores with them.
-PAUSE = 0.04
-TURN = 0.03  # seconds: what is shorter would be timed on cold caches
+# Threads of OpenMP and OpenBLAS spin for tens of milliseconds after their last work. The next contestant waits for
+# their end, because otherwise it would share the cores with them.
+PAUSE = 0.04  # seconds
+TURN = 0.03  # seconds: a shorter turn would run on cold caches
 
 
 def cores() -> int:
-    """How many this process may use: the number of threads of every contestant."""
+    """The cores that this process may use; every contestant gets as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def alternated(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
-    """Each call's seconds, round by round; every other round goes backwards, so that none always follows the same one.
+def time_in_turns(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
+    """The seconds of each call, round by round.
 
-    In a turn a short call is repeated until `TURN` is over: its seconds are the mean. The first round is not counted.
+    Every other round runs backwards, so that no call always follows the same one. A turn repeats a short call until
+    `TURN` is over and takes the mean. The first round does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     repeats = dict.fromkeys(calls, 1)
@@ -45,7 +46,7 @@ def alternated(calls: dict[str, Call], rounds: int) -> dict[str, np.ndarray]:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without Python's garbage collector, as in timeit: whose turn comes after it loses up to a tenth of an epoch."""
+    """Stops Python's garbage collector, as timeit does: a collection costs a contestant up to a tenth of an epoch."""
     gc.collect()
     gc.disable()
     try:
@@ -56,30 +57,30 @@ def no_collection() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One task: the contestants' seconds, round by round. The first is ours, with which the others are compared."""
+    """One task: the contestants' seconds, round by round. The first contestant is ours, and ratios are taken to it."""
 
     section: str
     name: str
     seconds: dict[str, np.ndarray]
-    own: tuple[str, ...] = ("ours",)  # the contestants that are this library's, not peers
-    absent: dict[str, str] = field(default_factory=dict)  # peers that could not take part, and why
-    facts: dict[str, Any] = field(default_factory=dict)  # what else belongs to the record
+    own: tuple[str, ...] = ("ours",)  # this library's contestants; the others are peers
+    absent: dict[str, str] = field(default_factory=dict)  # peers that could not run, and why
+    facts: dict[str, Any] = field(default_factory=dict)  # further entries of the record
 
     @property
     def first(self) -> str:
-        """The contestant that the others are compared with."""
+        """The contestant that ratios are taken to."""
         return next(iter(self.seconds))
 
     def ratios(self, name: str) -> np.ndarray:
-        """Round by round, its seconds over ours."""
+        """The contestant's seconds over ours, round by round."""
         return self.seconds[name] / self.seconds[self.first]
 
     def ratio(self, name: str) -> float:
-        """The median of its rounds' ratios."""
+        """The median of these ratios."""
         return float(np.median(self.ratios(name)))
 
     def record(self) -> dict[str, Any]:
-        """As it is kept in JSON."""
+        """The cell as a JSON object."""
         contestants = {}
         for name, seconds in self.seconds.items():
             low, median, high = np.percentile(seconds, [25, 50, 75])
@@ -90,10 +91,12 @@ class Cell:
                 **self.facts}  # fmt: skip
 
 
-def entered(makers: dict[str, Callable[[], Call]], own: tuple[str, ...] = ("ours",)) -> tuple[dict, dict, dict]:
-    """Makes the contestants: their calls, the seconds until each had done its task once, and why others could not.
+def make_contestants(
+    makers: dict[str, Callable[[], Call]], own: tuple[str, ...] = ("ours",)
+) -> tuple[dict, dict, dict]:
+    """Makes the contestants: their calls, the seconds until each has done its task once, and the absent with reasons.
 
-    A peer that is not installed, or that fails, is told of; what is our own must not fail.
+    A peer that fails or is not installed becomes absent. An error of our own is raised.
     """
     calls: dict[str, Call] = {}
     ready: dict[str, float] = {}
@@ -107,7 +110,7 @@ def entered(makers: dict[str, Callable[[], Call]], own: tuple[str, ...] = ("ours
             if name in own:
                 raise
             absent[name] = f"{error.name} is not installed: the extra benchmark brings it"
-        except Exception as error:  # such as torch.compile's without a compiler for C++, which is of no one type
+        except Exception as error:  # torch.compile without a C++ compiler raises errors of many types
             if name in own:
                 raise
             absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
@@ -117,22 +120,22 @@ def entered(makers: dict[str, Callable[[], Call]], own: tuple[str, ...] = ("ours
 
 
 def milliseconds(seconds: np.ndarray) -> str:
-    """The median, in at least three digits."""
+    """The median in milliseconds, with at least three digits."""
     return digits(1e3 * float(np.median(seconds)))
 
 
 def digits(value: float) -> str:
-    """At least three of them, without an exponent."""
+    """The value with at least three digits and without an exponent."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def quartiles(values: np.ndarray) -> str:
-    """Such as `0.99 to 1.02`, in three digits."""
+    """The quartiles as text, such as `0.99 to 1.02`."""
     return " to ".join(digits(float(value)) for value in np.percentile(values, [25, 75]))
 
 
-def contest_rows(cell: Cell) -> list[dict[str, str]]:
-    """Ours against each peer, with the peers that could not take part."""
+def peer_rows(cell: Cell) -> list[dict[str, str]]:
+    """A row for each peer beside ours, and one for each absent peer."""
     rows = []
     for name, seconds in cell.seconds.items():
         if name != cell.first:

@@ -1,4 +1,4 @@
-"""PyTorch in its usual loop, eager and by `torch.compile`; and one network for XOR after another."""
+"""PyTorch in its usual loop, eager and by `torch.compile`; and networks for XOR, one after another."""
 # pyright: reportMissingImports=false
 
 import warnings
@@ -37,7 +37,7 @@ class Loop:
         self.loss: Any = nn.CrossEntropyLoss()
         self.model: Any = self.network
         if compiled:
-            torch._dynamo.reset()  # or it would take another batch size for a sign that sizes change
+            torch.compiler.reset()  # a second batch size would make it compile for sizes that change
             self.model = torch.compile(self.network)
 
     def __call__(self) -> None:
@@ -55,21 +55,21 @@ class Loop:
         return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in linear]
 
 
-def compiled(problem: Problem) -> Loop:
+def compile_loop(problem: Problem) -> Loop:
     """The same loop with `torch.compile(model)`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own parts' deprecations
+        warnings.simplefilter("ignore")  # PyTorch deprecates parts that it uses itself
         loop = Loop(problem, compiled=True)
         loop()
     return loop
 
 
 def xor_one_by_one(X: np.ndarray, Y: np.ndarray, weights: Any, rate: float, steps: int) -> Call:
-    """`steps` full-batch steps of one sigmoid network on XOR by binary cross-entropy; the trained network."""
+    """A call that trains a sigmoid network on XOR for `steps` full-batch steps and returns it."""
     inputs, targets = torch.from_numpy(X), torch.from_numpy(Y)
 
     def run() -> nn.Sequential:
-        torch.set_num_threads(1)  # more would only wait for each other on four examples
+        torch.set_num_threads(1)  # on four examples more threads only wait for each other
         model, loss = network(weights, nn.Sigmoid), nn.BCEWithLogitsLoss()
         optimizer = torch.optim.SGD(model.parameters(), lr=rate)
         for _ in range(steps):

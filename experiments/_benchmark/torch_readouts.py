@@ -1,4 +1,4 @@
-"""What BackPACK and Opacus compute, on the same network, batch and weights as ours."""
+"""The readouts of BackPACK and Opacus, on the network, batch and weights of ours."""
 # pyright: reportMissingImports=false
 
 import warnings
@@ -11,10 +11,10 @@ from torch import nn
 
 from experiments._benchmark.torch_peers import network
 
-warnings.filterwarnings("ignore", "Full backward hook is firing")  # BackPACK's and Opacus' hooks, at the inputs
+warnings.filterwarnings("ignore", "Full backward hook is firing")  # from the hooks of BackPACK and Opacus
 
 
-def _zeroed(model: nn.Module) -> None:
+def _zero_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.grad = None
 
@@ -34,7 +34,7 @@ def backpack(quantity: str, params, X: np.ndarray, Y: np.ndarray) -> Callable[[]
     x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
 
     def run() -> None:
-        _zeroed(model)
+        _zero_gradients(model)
         with extended(extension):
             loss(model(x), y).backward()
 
@@ -42,7 +42,7 @@ def backpack(quantity: str, params, X: np.ndarray, Y: np.ndarray) -> Callable[[]
 
 
 def opacus_per_example(params, X: np.ndarray, Y: np.ndarray, max_norm: float) -> Callable[[], None]:
-    """Clipping by forming each example's gradient."""
+    """Clipping with every example's gradient formed."""
     from opacus.grad_sample import GradSampleModule
 
     model: Any = GradSampleModule(network(params))
@@ -72,11 +72,11 @@ def opacus_ghost(params, X: np.ndarray, Y: np.ndarray, max_norm: float) -> Calla
     x, y = torch.from_numpy(X), torch.from_numpy(Y).long()
 
     def run() -> None:
-        _zeroed(model)
+        _zero_gradients(model)
         losses = loss(model(x), y)
         losses.mean().backward(retain_graph=True)
         factor = model.get_clipping_coef()
-        _zeroed(model)
+        _zero_gradients(model)
         model.disable_hooks()
         (factor * losses).mean().backward()
         model.enable_hooks()

@@ -1,8 +1,8 @@
-"""Training pictures that were never taken: random shifts and elastic distortions, `augment(key, x)` of one example.
+"""More training pictures from the ones at hand: random shifts and elastic distortions, as `augment(key, x)`.
 
-Each takes a picture as it is stored, `(h, w)` of uint8 or floats, and gives one of the same shape and dtype; zeros
-move in from outside. They are pure, for `jit` and `vmap`; a factory gives the same object for the same options, so
-that nothing compiles again. Two in turn, defined once:
+Each takes one stored picture, `(h, w)` of uint8 or floats, and returns a picture of the same shape and dtype. Zeros
+move in from outside. The functions are pure, for `jit` and `vmap`. The same options give the same function object, so
+a second `fit` does not compile again. Two in turn, defined once:
 
     def augment(key, x):
         first, second = jax.random.split(key)
@@ -23,22 +23,46 @@ from jaxmlp import validate
 
 Augment = Callable[[PRNGKeyArray, Num[Array, "h w"]], Num[Array, "h w"]]
 
-TRUNCATE = 4  # deviations at which the Gaussian is cut
+TRUNCATE = 4  # the Gaussian is cut at this many deviations
 
 
 def shifts(pixels: int = 2) -> Augment:
-    """Shifts by whole pixels, at most `pixels` up or down and left or right, each as likely as the other."""
+    """Random shifts by whole pixels: `x'[r, c] = x[r + a, c + b]`, with a and b uniform in -pixels .. pixels.
+
+    Args:
+        pixels: the largest shift, at least 1.
+    Returns:
+        A function `augment(key, x)` of one picture.
+    Example:
+        >>> picture = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        >>> moved = jm.data.shifts(1)(key, picture)
+        >>> moved.shape, str(moved.dtype), jm.data.shifts(1) is jm.data.shifts(1)
+        ((3, 4), 'uint8', True)
+    """
     return _shifts(validate.whole(pixels, "pixels"))
 
 
 def elastic(alpha: float = 34.0, sigma: float = 4.0) -> Augment:
-    """Elastic distortion: `x'[r, c] = x[r + alpha u_r[r, c], c + alpha u_c[r, c]]`, bilinear between pixels.
+    """Random elastic distortions: `x'[r, c] = x[r + alpha u_r[r, c], c + alpha u_c[r, c]]`, bilinear between pixels.
 
-    `u_r` and `u_c` are fields of numbers uniform in [-1, 1], smoothed by a Gaussian of deviation `sigma` pixels whose
-    weights sum to 1; away from the edges a displacement then deviates by about `alpha / (2 sqrt(3 pi) sigma)` pixels:
-    1.4 by default, Simard's best values for MNIST. Source: Simard, Steinkraus and Platt 2003, section 2.
+    `u_r` and `u_c` are fields of uniform numbers in [-1, 1], smoothed by a Gaussian whose weights sum to 1. Away from
+    the edges a displacement has a standard deviation of about `alpha / (2 sqrt(3 pi) sigma)` pixels, 1.4 by default.
+
+    Args:
+        alpha: the size of the distortion, in pixels, above 0. The default is Simard's best for MNIST.
+        sigma: the standard deviation of the Gaussian, in pixels, above 0. The default is Simard's best for MNIST.
+    Returns:
+        A function `augment(key, x)` of one picture.
+    Example:
+        >>> picture = np.full((28, 28), 200, np.uint8)
+        >>> moved = jm.data.elastic()(key, picture)
+        >>> moved.shape, str(moved.dtype), int(moved[14, 14])
+        ((28, 28), 'uint8', 200)
+
+    Source: Simard, Steinkraus and Platt 2003, section 2.
     """
-    return _elastic(validate.number(alpha, "alpha", 0, at_most=1e6), validate.number(sigma, "sigma", 0, at_most=1e6))
+    check = lambda given, name: validate.number(given, name, above=0, at_most=1e6)
+    return _elastic(check(alpha, "alpha"), check(sigma, "sigma"))
 
 
 @functools.cache
@@ -55,45 +79,46 @@ def _shifts(pixels: int) -> Augment:
 def _elastic(alpha: float, sigma: float) -> Augment:
     def augment(key, x):
         _check(x)
-        precise = x.dtype if x.dtype == jnp.float64 else jnp.float32  # places need more bits than bfloat16 has
-        u = smoothed(uniform(key, (2, *x.shape)), sigma).astype(precise)
-        moved = displaced(x.astype(precise), alpha * u)
+        precise = x.dtype if x.dtype == jnp.float64 else jnp.float32  # bfloat16 is too coarse for places
+        u = smooth(draw_uniform(key, (2, *x.shape)), sigma).astype(precise)
+        moved = displace(x.astype(precise), alpha * u)
         return (jnp.round(moved) if x.dtype == jnp.uint8 else moved).astype(x.dtype)
 
     return augment
 
 
 def _check(x: Array) -> None:
+    """Raises if x is not one picture of bytes or floats."""
     if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}, expected one picture (h, w); batches go through vmap")
+        raise ValueError(f"x has shape {x.shape}, expected one picture (h, w); use vmap for a batch")
     if x.dtype != jnp.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}, expected uint8 or a floating-point type")
 
 
-def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Numbers uniform among 256 levels in [-1, 1], four from each word drawn: drawing is what costs here."""
+def draw_uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Uniform numbers among 256 levels in [-1, 1]. Each random word gives four of them, since drawing is the cost."""
     n = math.prod(shape)
     words = jax.random.bits(key, (math.ceil(n / 4),), jnp.uint32)
     levels = lax.bitcast_convert_type(words, jnp.uint8).ravel()[:n].reshape(shape)
     return (levels.astype(jnp.float32) - 127.5) / 127.5
 
 
-def smoothed(u: Float[Array, "2 h w"], sigma: float) -> Float[Array, "2 h w"]:
-    """`G_h u G_w^T` for each field, with zeros around it: a Gaussian filter is two small matrix products."""
+def smooth(u: Float[Array, "2 h w"], sigma: float) -> Float[Array, "2 h w"]:
+    """A Gaussian filter of each field with zeros around it, as two small matrix products `G_h u G_w^T`."""
     G_h, G_w = (jnp.asarray(gaussian(n, sigma), u.dtype) for n in u.shape[1:])
     return G_h @ u @ G_w.T
 
 
 def gaussian(n: int, sigma: float) -> np.ndarray:
-    """The matrix `(n, n)` of `exp(-(i - j)^2 / (2 sigma^2))`, cut at 4 deviations, over the sum of a whole row."""
+    """The matrix `(n, n)` of `exp(-(i - j)^2 / (2 sigma^2))`, cut at 4 deviations, divided by the sum of a full row."""
     radius = int(TRUNCATE * sigma + 0.5)
     weights = lambda apart: np.where(abs(apart) <= radius, np.exp(-(apart**2) / (2 * sigma**2)), 0)
     i = np.arange(n)
     return weights(i[:, None] - i) / weights(np.arange(-radius, radius + 1)).sum()
 
 
-def displaced(x: Float[Array, "h w"], d: Float[Array, "2 h w"]) -> Float[Array, "h w"]:
-    """`x'[r, c] = x[r + d_0[r, c], c + d_1[r, c]]`, bilinear between the four pixels around, 0 outside."""
+def displace(x: Float[Array, "h w"], d: Float[Array, "2 h w"]) -> Float[Array, "h w"]:
+    """`x'[r, c] = x[r + d_0[r, c], c + d_1[r, c]]`, bilinear between the four nearest pixels, 0 outside."""
     h, w = x.shape
     grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")).astype(x.dtype)
     last = jnp.asarray([h, w], x.dtype).reshape(2, 1, 1)

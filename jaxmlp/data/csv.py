@@ -1,4 +1,4 @@
-"""A strict reader of CSV files: each column is declared, and a cell that is not what was declared is an error."""
+"""A strict reader of CSV files: the caller declares each column, and a cell of another kind is an error."""
 
 import csv
 import os
@@ -14,61 +14,76 @@ from jaxmlp import validate
 
 Kind = Literal["number", "yes_no"] | Sequence[str]
 
-# What float() takes but a table does not hold, such as nan, 1_000 or digits of other scripts, is no number.
+# Decimal numbers only: float() also takes nan, 1_000 and non-ASCII digits.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 YES_NO = ("no", "yes")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of m rows by name: float64 numbers, bool for yes and no, and for categories the index of each name."""
+    """The columns of a CSV file by name, `(m,)` each."""
 
-    columns: dict[str, np.ndarray]
-    categories: dict[str, tuple[str, ...]]  # the names of each column of categories, in the order of their index
+    columns: dict[str, np.ndarray]  # numbers as float64, yes and no as bool, categories as indices into their names
+    categories: dict[str, tuple[str, ...]]  # for each column of categories its names
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
-        """The columns `names` side by side, `(m, n)` float32: yes is 1, a category is one column for each name."""
+        """The columns `names` side by side as float32 `(m, n)`.
+
+        Yes is 1 and no is 0. A column of categories becomes one column of 0 and 1 for each of its names.
+        """
         if isinstance(names, str) or not names:
             raise ValueError(f"names is {names!r}, expected a sequence of columns such as {tuple(self.columns)[:2]}")
         return np.concatenate([self._block(name) for name in names], axis=1)
 
     def _block(self, name: str) -> np.ndarray:
-        column = validate.named(name, self.columns, str, "a column")
+        """One column as a matrix `(m, 1)`, or `(m, categories)`."""
+        column = validate.look_up(name, self.columns, str, "a column")
         if name in self.categories:
             column = column[:, None] == np.arange(len(self.categories[name]))
         return column.reshape(len(column), -1).astype(np.float32)
 
 
 def read_csv(path: str | os.PathLike[str], columns: Mapping[str, Kind]) -> Table:
-    """Reads the `columns` of a CSV file with a header: each is "number", "yes_no", or the names of its categories.
+    """Reads columns of a CSV file that has a header.
 
-        read_csv("houses.csv", {"price": "number", "driveway": "yes_no", "side": ("north", "south")})
-
-    Columns of the file that are not named are left out. Raises ValueError that names the file, line and column for a
-    cell that is not of its kind (an empty one, NaN and infinity included), a row of another length, a column that is
-    missing or there twice; FileNotFoundError for a file that is not there.
+    Args:
+        path: a text file in UTF-8.
+        columns: for each column to read its kind: "number", "yes_no", or the names of its categories. Other columns of
+            the file are left out.
+    Returns:
+        A `Table`.
+    Raises:
+        ValueError: where a cell is not of its kind (an empty cell, NaN and infinity included), a row has another
+            length, or a column is missing or there twice. The message names the file, the line and the column.
+        FileNotFoundError: where there is no such file.
+    Example:
+        >>> with open("houses.csv", "w") as file:
+        ...     written = file.write("price,driveway,side\\n42000,yes,north\\n38500,no,south\\n")
+        >>> kinds = {"price": "number", "driveway": "yes_no", "side": ("north", "south")}
+        >>> jm.data.read_csv("houses.csv", kinds).matrix(("driveway", "side")).tolist()
+        [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     if not isinstance(columns, Mapping) or not columns:
         raise ValueError(f"columns is {columns!r}, expected a mapping such as {{'price': 'number'}}")
-    codes = {name: _codes(name, kind) for name, kind in columns.items()}
-    rows = _rows(Path(path))
+    codes = {name: _number_words(name, kind) for name, kind in columns.items()}
+    rows = _read_records(Path(path))
     _, header = next(rows, (1, []))
-    places = {name: _place(path, header, name) for name in columns}
+    places = {name: _find_column(path, header, name) for name in columns}
     values: dict[str, list[float]] = {name: [] for name in columns}
     for line, row in rows:
         if len(row) != len(header):
             raise ValueError(f"{path}, line {line}: {len(row)} fields, expected {len(header)} as in the header")
         for name, place in places.items():
-            values[name].append(_value(row[place], codes[name], f"{path}, line {line}, column {name!r}"))
+            values[name].append(_read_cell(row[place], codes[name], f"{path}, line {line}, column {name!r}"))
     if not all(values.values()):
         raise ValueError(f"{path} has no rows below its header, expected at least one")
-    dtypes = {name: _dtype(kind) for name, kind in columns.items()}
+    dtypes = {name: _choose_dtype(kind) for name, kind in columns.items()}
     categories = {name: tuple(kind) for name, kind in columns.items() if not isinstance(kind, str)}
     return Table({name: np.asarray(column, dtypes[name]) for name, column in values.items()}, categories)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line it starts on."""
+def _read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the number of its first line."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader, line = csv.reader(file, strict=True), 1
         try:
@@ -81,8 +96,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
 
 
-def _codes(name: str, kind: Kind) -> dict[str, int] | None:
-    """The value of each word a cell may hold; None for numbers."""
+def _number_words(name: str, kind: Kind) -> dict[str, int] | None:
+    """The number of each word that a cell may hold; None for a column of numbers."""
     if kind == "number":
         return None
     names = YES_NO if kind == "yes_no" else kind
@@ -93,13 +108,15 @@ def _codes(name: str, kind: Kind) -> dict[str, int] | None:
     return {word: index for index, word in enumerate(names)}
 
 
-def _place(path, header: list[str], name: str) -> int:
+def _find_column(path, header: list[str], name: str) -> int:
+    """The index of the column in the header."""
     if (count := header.count(name)) != 1:
         raise ValueError(f"{path}, line 1: {count} columns are called {name!r}, expected one among {header}")
     return header.index(name)
 
 
-def _value(cell: str, codes: dict[str, int] | None, where: str) -> float:
+def _read_cell(cell: str, codes: dict[str, int] | None, where: str) -> float:
+    """The number in a cell; errors give its place as `where`."""
     if codes is not None:
         if cell not in codes:
             raise ValueError(f"{where}: {cell!r}, expected one of {', '.join(map(repr, codes))}")
@@ -109,5 +126,6 @@ def _value(cell: str, codes: dict[str, int] | None, where: str) -> float:
     return value
 
 
-def _dtype(kind: Kind) -> type:
+def _choose_dtype(kind: Kind) -> type:
+    """The dtype of a column."""
     return {"number": np.float64, "yes_no": np.bool_}[kind] if isinstance(kind, str) else np.int32

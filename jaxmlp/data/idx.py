@@ -1,4 +1,7 @@
-"""The IDX format of MNIST: a magic number, the sizes, then the bytes. Source: LeCun, Cortes and Burges, "MNIST"."""
+"""Reads the IDX format of MNIST: a magic number, the sizes, then the numbers.
+
+Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+"""
 
 import gzip
 import math
@@ -14,16 +17,27 @@ DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: "
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an IDX file, gzipped or plain, in the machine's byte order: pictures `(m, 28, 28)` uint8, labels `(m,)`.
+    """Reads an IDX file, gzipped or plain.
 
-    Raises ValueError for a file that is truncated, corrupt or not IDX, FileNotFoundError for one that is not there.
+    Args:
+        path: the file.
+    Returns:
+        The array in the machine's byte order. MNIST has pictures `(m, 28, 28)` and labels `(m,)`, both uint8.
+    Raises:
+        ValueError: where the file is truncated, corrupt or not IDX.
+        FileNotFoundError: where there is no such file.
+    Example:
+        >>> with open("labels-idx1-ubyte", "wb") as file:
+        ...     written = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        >>> jm.data.read_idx("labels-idx1-ubyte").tolist()
+        [7, 2, 1]
     """
     return decode_idx(Path(path).read_bytes(), str(path))
 
 
 def decode_idx(raw: bytes, name: str) -> np.ndarray:
-    """The array in the bytes of an IDX file; `name` is told in errors."""
-    raw = decompressed(raw, name)
+    """The array in the bytes of an IDX file; errors call the file `name`."""
+    raw = decompress(raw, name)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in DTYPES:
         begin = raw[:4].hex(" ") or "nothing"
         raise ValueError(f"{name} starts with {begin}, expected the magic number of an IDX file")
@@ -39,8 +53,8 @@ def decode_idx(raw: bytes, name: str) -> np.ndarray:
     return values.astype(dtype.newbyteorder("="))
 
 
-def decompressed(raw: bytes, name: str) -> bytes:
-    """The bytes themselves, or what is gzipped in them."""
+def decompress(raw: bytes, name: str) -> bytes:
+    """Unpacks gzipped bytes and returns other bytes unchanged; errors call the file `name`."""
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:

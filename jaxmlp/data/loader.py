@@ -1,4 +1,4 @@
-"""Examples that need not fit into memory, a batch at a time."""
+"""Loads batches of examples that need not fit into memory."""
 
 import math
 from collections.abc import Iterator
@@ -11,27 +11,37 @@ from jaxtyping import PRNGKeyArray
 
 from jaxmlp import validate
 
-PIECES = 256  # of contiguous rows, in a buffer
+PIECES = 256  # the number of pieces of contiguous rows in a buffer
 
 Batch = tuple[np.ndarray, np.ndarray]
 
 
 class Batches:
-    """Iterates over batches `(X, Y)` of NumPy arrays: every example once an epoch, the last batch the smaller.
+    """Iterates over batches `(X, Y)` of NumPy arrays: every example once an epoch, the last batch may be smaller.
 
-    `X (m, ...)` and `Y (m, ...)` are arrays, or whatever has `shape` and `dtype` and gives its rows as `[i:j]`: a
-    `numpy.memmap`, an HDF5 dataset. Rows are read in contiguous pieces and copied.
+    Without a key the examples come in order. With a key each epoch has its own order, which depends on the key and the
+    number of the epoch alone: pieces of `buffer / 256` rows are taken in random order, and the rows of up to 256 pieces
+    are shuffled together. If m is at most `buffer`, all orders are equally likely. Rows are read in contiguous pieces
+    and copied; memory holds one or two buffers, for any m. Each iteration is one epoch.
 
-    Without a key they come in order. With one, each epoch has an order of its own, which depends on the key and the
-    epoch's number alone: pieces of `buffer / 256` rows are taken in random order, and the rows of up to 256 of them are
-    shuffled together. Memory is that of one or two buffers, whatever m is; where m is at most `buffer`, every order is
-    as likely. An iteration takes the epoch `epoch`, which counts up from 0; `set_epoch` is for a run that resumes.
-
-        batches = jm.data.Batches(np.load("X.npy", mmap_mode="r"), Y, 128, key=jax.random.key(0))
+    Args:
+        X: the examples `(m, ...)`: an array, or an object with `shape`, `dtype` and rows `[i:j]`, such as a
+            `numpy.memmap` or an HDF5 dataset.
+        Y: the labels `(m, ...)`, likewise.
+        batch_size: examples in a batch, at most m.
+        key: the source of the orders; None for examples in order.
+        buffer: the number of rows to shuffle together.
+    Raises:
+        ValueError: where X and Y differ in length, are empty or not numbers, or `batch_size` is above m.
+    Example:
+        >>> np.save("X.npy", X)
+        >>> batches = jm.data.Batches(np.load("X.npy", mmap_mode="r"), Y, 8, key=jax.random.key(0))
+        >>> [x.shape for x, y in batches], batches.epoch
+        ([(8, 784), (8, 784), (4, 784)], 1)
     """
 
     def __init__(self, X: Any, Y: Any, batch_size: int, key: PRNGKeyArray | None = None, buffer: int = 65536):
-        self.X, self.Y = _rows(X, "X"), _rows(Y, "Y")
+        self.X, self.Y = _check_rows(X, "X"), _check_rows(Y, "Y")
         m = self.X.shape[0]
         if self.Y.shape[0] != m:
             raise ValueError(f"X has {m} examples, Y has {self.Y.shape[0]}, expected one label for each example")
@@ -43,7 +53,7 @@ class Batches:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is epoch `epoch`, 0 the first."""
+        """Makes `epoch` the next iteration's epoch, 0 the first: for a run that resumes."""
         self.epoch = validate.whole(epoch, "epoch", least=0)
 
     def __len__(self) -> int:
@@ -53,32 +63,32 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         if self.seed is None:
-            return self._in_order()
-        # The raw bits of a Philox generator, unlike NumPy's permutations, are the same in all its versions.
-        return self._shuffled(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(epoch,))))
+            return self._iterate_in_order()
+        # NumPy keeps the raw bits of a Philox generator in all versions, but not its permutations.
+        return self._iterate_shuffled(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(epoch,))))
 
-    def _in_order(self) -> Iterator[Batch]:
+    def _iterate_in_order(self) -> Iterator[Batch]:
         for i in range(0, self.X.shape[0], self.batch_size):
             yield self._read([i], self.batch_size)
 
-    def _shuffled(self, random: np.random.Philox) -> Iterator[Batch]:
+    def _iterate_shuffled(self, random: np.random.Philox) -> Iterator[Batch]:
         m, size, piece = self.X.shape[0], self.batch_size, math.ceil(self.buffer / PIECES)
-        starts = piece * _permutation(random, math.ceil(m / piece))
-        buffers = np.array_split(starts, math.ceil(len(starts) / PIECES))  # evenly: a short last one would mix little
+        starts = piece * _permute(random, math.ceil(m / piece))
+        buffers = np.array_split(starts, math.ceil(len(starts) / PIECES))  # equal: a short one would mix little
         held = len(buffers) == 1 and all(type(rows) is np.ndarray and rows.dtype.isnative for rows in (self.X, self.Y))
         left = None
         for number, chosen in enumerate(buffers, start=1):
-            # A buffer that takes all is the array itself, where this is in memory already.
+            # If one buffer holds all rows and they are in memory, the arrays themselves are the buffer.
             X, Y = (self.X, self.Y) if held else self._read(sorted(chosen.tolist()), piece, left)
-            order = _permutation(random, len(X))
+            order = _permute(random, len(X))
             end = len(X) if number == len(buffers) else len(X) // size * size
             for i in range(0, end, size):
                 yield X[order[i : min(i + size, end)]], Y[order[i : min(i + size, end)]]
-            left = X[order[end:]], Y[order[end:]]  # too few for a batch: they go with the next pieces
+            left = X[order[end:]], Y[order[end:]]  # too few for a batch: they join the next pieces
             del X, Y
 
     def _read(self, starts: list[int], n: int, before: Batch | None = None) -> Batch:
-        """`n` rows from each start, after those of `before`, copied and in the machine's byte order."""
+        """The rows of `before`, then `n` rows from each start, copied and in the machine's byte order."""
         made = []
         for rows, head in zip((self.X, self.Y), before or (None, None), strict=True):
             pieces = [np.asarray(rows[i : i + n]) for i in starts]
@@ -86,12 +96,13 @@ class Batches:
         return made[0], made[1]
 
 
-def _permutation(random: np.random.Philox, n: int) -> np.ndarray:
+def _permute(random: np.random.Philox, n: int) -> np.ndarray:
+    """A random order of 0 .. n - 1."""
     return np.argsort(random.random_raw(n), kind="stable")
 
 
-def _rows(given: Any, name: str) -> Any:
-    """`given`, if it can be read by rows; as an array where it is none, or is one of another library."""
+def _check_rows(given: Any, name: str) -> Any:
+    """`given` itself if it has a shape, a dtype and rows; a list or a JAX array becomes a NumPy array."""
     try:
         readable = isinstance(given.shape, tuple) and np.dtype(given.dtype) and not isinstance(given, jax.Array)
     except (AttributeError, TypeError):

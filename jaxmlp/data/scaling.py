@@ -1,4 +1,4 @@
-"""Numbers that a network can take: pixels in [0, 1], features of mean 0 and deviation 1."""
+"""Scales inputs for a network: pixels to [0, 1], features to mean 0 and standard deviation 1."""
 
 from typing import NamedTuple
 
@@ -11,66 +11,94 @@ from jaxmlp.validate import Given
 
 
 def scale_pixels(x: UInt8[Array, "*shape"]) -> Float[Array, " i"]:
-    """A picture of bytes as a flat float32 vector in [0, 1]: a `preprocess`, so that pictures stay bytes in memory."""
+    """`x / 255` as a flat float32 vector. Use it as `preprocess`: the pictures stay bytes in memory.
+
+    Args:
+        x: one picture of bytes, of any shape.
+    Example:
+        >>> scaled = jm.data.scale_pixels(np.array([[0, 51], [102, 255]], np.uint8))
+        >>> scaled.shape, float(scaled[-1])
+        ((4,), 1.0)
+    """
     return x.ravel().astype(jnp.float32) * jnp.float32(1 / 255)
 
 
 class Standard(NamedTuple):
-    """`z = (x - mean) / deviation` with the training examples' two, for all other examples too; `inverse` undoes it.
+    """The scaling `z = (x - mean) / deviation`, with mean and deviation of the training examples.
 
-    scaling = standardise(X_train)
-    Z_train, Z_test = scaling(X_train), scaling(X_test)
+    Example:
+        >>> X_train, X_test = X[:15], X[15:]
+        >>> scaling = jm.data.standardize(X_train)
+        >>> Z_train, Z_test = scaling(X_train), scaling(X_test)
+        >>> bool(jnp.allclose(scaling.inverse(Z_test), X_test, atol=1e-6))
+        True
     """
 
     mean: Float[Array, "*i"]
-    deviation: Float[Array, "*i"]  # 1 for a feature that is constant, which so becomes 0
+    deviation: Float[Array, "*i"]  # 1 for a constant feature, so that it becomes 0
 
     def __call__(self, X: Float[Given, "*shape"]) -> Float[Array, "*shape"]:
-        """`(X - mean) / deviation`, of one example or of a batch."""
-        X, mean, deviation = self._fitting(X, "X")
+        """`(X - mean) / deviation`, for one example or a batch."""
+        X, mean, deviation = self._broadcast(X, "X")
         return (X - mean) / deviation
 
     def inverse(self, Z: Float[Given, "*shape"]) -> Float[Array, "*shape"]:
-        """`mean + deviation Z`: what was scaled, in its own units."""
-        Z, mean, deviation = self._fitting(Z, "Z")
+        """`mean + deviation Z`: scaled features in their original units."""
+        Z, mean, deviation = self._broadcast(Z, "Z")
         return mean + deviation * Z
 
-    def _fitting(self, given, name: str) -> tuple[Array, Array, Array]:
-        """`given` as an array, with the mean and the deviation in its shape."""
-        array, shape = _floats(given, name), jnp.shape(self.mean)
+    def _broadcast(self, given, name: str) -> tuple[Array, Array, Array]:
+        """`given` as an array, and mean and deviation in its shape."""
+        array, shape = _to_floats(given, name), jnp.shape(self.mean)
         if array.shape[array.ndim - len(shape) :] != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected features of shape {shape}, with or without m")
         return array, jnp.broadcast_to(self.mean, array.shape), jnp.broadcast_to(self.deviation, array.shape)
 
 
-def standardise(X: Float[Given, "m *i"]) -> Standard:
-    """The scaling to mean 0 and deviation 1 of each feature of `X (m, ...)`, the training examples.
+def standardize(X: Float[Given, "m *i"]) -> Standard:
+    """Finds the scaling that gives each feature of the training examples mean 0 and standard deviation 1.
 
-    `mean = sum_m x / m`, `deviation = sqrt(sum_m (x - mean)^2 / m)`, and 1 where a feature is constant. Targets
-    `(m,)` may be scaled, too. Raises ValueError for no examples and for NaN or infinity. Source: notes 002,
-    "Normalizing training sets".
+    `mean = sum_m x / m`, `deviation = sqrt(sum_m (x - mean)^2 / m)`, and `deviation = 1` for a constant feature.
+
+    Args:
+        X: the training examples `(m, ...)`, or targets `(m,)`, in floats.
+    Returns:
+        A `Standard`, a function that scales these and other examples.
+    Raises:
+        ValueError: where X has no examples, holds NaN or infinity, or is not of floats.
+    Example:
+        >>> scaling = jm.data.standardize(np.array([[1.0, 7.0], [3.0, 7.0]], np.float32))
+        >>> scaling.mean.tolist(), scaling.deviation.tolist(), scaling(np.float32([5, 7])).tolist()
+        ([2.0, 7.0], [1.0, 1.0], [3.0, 0.0])
+
+    Source: notes 002, "Normalizing training sets".
     """
-    X = _floats(X, "X")
+    X = _to_floats(X, "X")
     if X.ndim == 0 or X.shape[0] == 0:
         raise ValueError(f"X has shape {X.shape}, expected at least one example")
     validate.finite(X, "X")
-    scaling = _standardise(X)
+    scaling = _standardize(X)
     validate.finite(scaling.deviation, "the deviation of X")
     return scaling
 
 
+standardise = standardize
+
+
 @jax.jit
-def _standardise(X: Float[Array, "m *i"]) -> Standard:
+def _standardize(X: Float[Array, "m *i"]) -> Standard:
+    """Mean and deviation of each feature, exact for constant features."""
     first = X[:1]
-    constant = jnp.all(jnp.broadcast_to(first, X.shape) == X, axis=0)  # where rounding gives the mean an error, too
+    constant = jnp.all(jnp.broadcast_to(first, X.shape) == X, axis=0)  # the mean of equal numbers may be rounded
     mean = jnp.where(constant, X[0], X.mean(0))
-    centred = X - jnp.broadcast_to(mean, X.shape)
-    reach = jnp.where(constant, 1, jnp.abs(centred).max(0))  # so that no square over- or underflows
-    deviation = reach * jnp.sqrt(jnp.mean((centred / jnp.broadcast_to(reach, X.shape)) ** 2, axis=0))
+    centered = X - jnp.broadcast_to(mean, X.shape)
+    reach = jnp.where(constant, 1, jnp.abs(centered).max(0))  # no square over- or underflows
+    deviation = reach * jnp.sqrt(jnp.mean((centered / jnp.broadcast_to(reach, X.shape)) ** 2, axis=0))
     return Standard(mean, jnp.where(constant, 1, deviation))
 
 
-def _floats(given, name: str) -> Array:
+def _to_floats(given, name: str) -> Array:
+    """`given` as an array, if it holds floats."""
     array = validate.array(given, name)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} has dtype {array.dtype}, expected a floating-point type")

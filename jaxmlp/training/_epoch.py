@@ -1,28 +1,32 @@
-"""One epoch as a pure function of the state: its steps, then validation, patience and divergence.
+"""One epoch as a pure function of the state: its steps, then validation, patience and divergence; and the start.
 
 Source: notes 004, "Stochastic Gradient Descent (SGD)", for keeping the weights that are best on the validation set.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxmlp._forward import cost, forward, mean, network_input, output_loss
+from jaxmlp._forward import batch_losses, mean, network_inputs
+from jaxmlp.initializers import Initializer
 from jaxmlp.metrics import classes
-from jaxmlp.network import Params
+from jaxmlp.network import Params, init
 from jaxmlp.training.monitors import monitors
-from jaxmlp.training.sampling import Batch, draws, gather
-from jaxmlp.training.sharding import DATA, along, everywhere, laid_out
-from jaxmlp.training.state import FIRST_EXAMPLES, Average, Best, Data, Plan, Regularisation, TrainState
-from jaxmlp.training.step import Sums, steps
+from jaxmlp.training.regularization import Regularization
+from jaxmlp.training.sampling import Batch, draw, gather, place
+from jaxmlp.training.sharding import DATA, along, everywhere, place_state
+from jaxmlp.training.state import FIRST_EXAMPLES, Average, Best, Data, Plan, Run, TrainState, split_key
+from jaxmlp.training.step import Sums, descend
 
 DIVERGED = 1000  # times the first cost
 EVALUATED_AT_ONCE = 4096  # examples of the validation set whose activations are in memory together
+COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accuracy",
+           "delta_norm", "dead", "saturated", "update_ratio", "noise_scale")  # fmt: skip
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Array]  # names among COLUMNS
 
 
 def start(
@@ -33,21 +37,46 @@ def start(
     hyper: dict[str, Any] | None = None,
     patience: int | Int[Array, ""] = -1,
     rule_state: tuple[Any, ...] | None = None,
-    regularisation: Regularisation | None = None,
+    regularisation: Regularization | None = None,
     average: float | Float[Array, ""] | None = None,
 ) -> TrainState:
-    """The state before the first epoch; `rule_state`, unless given, is drawn. `average` is the decay of one."""
+    """The state before the first epoch.
+
+    Args:
+        params: the initial weights, which are copied, so that an epoch may take the state's memory.
+        key: for all that training draws.
+        hyper: the arguments of the plan's optimizer, where that is a factory.
+        patience: the number of epochs without a better validation score that ends the run; -1: no number does.
+        rule_state: the rule's state; drawn unless given.
+        regularisation: the strengths.
+        average: the decay of an average of the weights.
+    """
+    strengths = Regularization() if regularisation is None else regularisation
+    run = Run(key, params, hyper=hyper, regularization=strengths, patience=patience, average=average,
+              rule_state=rule_state)  # fmt: skip
+    return begin(plan, run, data)
+
+
+def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -> TrainState:
+    """The state of `run` before the first epoch; `initial` draws the weights where the run has none."""
     # Copied: the caller's arrays are never donated.
-    params, rule_state = jax.tree.map(lambda array: jnp.array(array, copy=True), (params, rule_state))
-    hyper = {} if hyper is None else hyper
-    key, rule_key = jax.random.split(key)
-    every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
-    at = lambda params: cost(plan.net, params, data.X[::every], data.Y[::every], preprocess=plan.preprocess)
-    # A start that is all but perfect already is no scale for a cost; weights of 0 give the scale of the data.
-    # (0 * W, not zeros: XLA 0.10.2 on a CPU now and then gives NaN for a network of constants.)
-    first_cost = jnp.maximum(at(params), at(jax.tree.map(lambda array: 0 * array, params)))
+    params, rule_state = jax.tree.map(lambda array: jnp.array(array, copy=True), (run.params, run.rule_state))
+    if params is None:
+        assert run.weights_key is not None
+        as_they_come = plan.preprocess is None and jnp.issubdtype(data.X.dtype, jnp.floating)
+        params = init(plan.net, run.weights_key, initial, dtype=data.X.dtype if as_they_come else None)
+    if run.scale is not None:
+        params = tuple(layer._replace(W=run.scale.astype(layer.W.dtype) * layer.W) for layer in params)
+    hyper = {} if run.hyper is None else run.hyper
+    key, rule_key = split_key(run.key)
     if rule_state is None:
         rule_state = plan.rule.start(plan.net, rule_key, params[0].W.dtype)
+    every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
+    X, Y = network_inputs(data.X[::every], plan.preprocess, params[0].W.dtype), data.Y[::every]
+    cost = lambda params: mean(batch_losses(plan.net, params, X, Y)[0], None)
+    # A start that is nearly perfect gives no scale for a cost; weights of 0 give that of the data.
+    # (0 * W, not zeros: XLA 0.10.2 on a CPU now and then gives NaN for a network of constants.)
+    first_cost = jnp.maximum(cost(params), cost(jax.tree.map(lambda array: 0 * array, params)))
     best = Best(jax.tree.map(jnp.copy, params), jnp.full((), jnp.inf, first_cost.dtype), jnp.zeros((), jnp.int32))
     state = TrainState(
         params=params,
@@ -56,62 +85,57 @@ def start(
         key=key,
         epoch=jnp.zeros((), jnp.int32),
         hyper=hyper,
-        regularisation=Regularisation() if regularisation is None else regularisation,
+        regularization=run.regularization,
         first_cost=first_cost,
-        patience=jnp.asarray(patience, jnp.int32),
+        patience=jnp.asarray(run.patience, jnp.int32),
         stopped=jnp.zeros((), bool),
         diverged=jnp.zeros((), bool),
         best=None if data.X_dev is None else best,
-        average=None if average is None else _average(params, average),
+        average=None if run.average is None else Average.start(params, run.average),
     )
-    return laid_out(plan, state)
+    return place_state(plan, state)
 
 
-def _average(params: Params, decay: Any) -> Average:
-    dtype = params[0].W.dtype
-    return Average(jnp.asarray(decay, dtype), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), dtype))
+def epoch(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray | None = None) -> tuple[TrainState, Metrics]:
+    """`plan.steps` optimizer steps and a validation.
 
+    It is pure: `jit` it with a static plan, `vmap` it over states. A state that has stopped stays the same; a state
+    that diverges keeps the weights of the epoch before.
 
-def epoch(
-    plan: Plan, state: TrainState, data: Data, gradient: Callable | None = None, key: PRNGKeyArray | None = None
-) -> tuple[TrainState, Metrics]:
-    """`plan.steps` optimiser steps and a validation. Pure: `jit` it with a static plan, `vmap` it over states.
-
-    A state that has stopped stays as it is, and one that diverges keeps the weights of the epoch before. `gradient`
-    may stand in for `by_hand`, to compare, and `key` for what the state's key gives: the members of a population that
-    are given one key share their batches.
+    Args:
+        data: the examples; `weights` of mean 1.
+        key: replaces the key of the state. Members of a population that get one key share their batches.
     """
-    drawn = draws(plan, data, epoch_key(state) if key is None else key, needs_keys(plan, state))
-    trained, sums = steps(plan, state, drawn, lambda entry: gather(plan, data, entry), gradient)
+    drawn = draw(plan, data, epoch_key(state) if key is None else key, needs_keys(plan, state))
+    trained, sums = descend(plan, state, drawn, partial(gather, plan, data))
     return finish(plan, state, trained, sums, data)
 
 
 def epoch_key(state: TrainState) -> PRNGKeyArray:
     """The key of the epoch that comes; `finish` puts the other half into the state."""
-    return jax.random.split(state.key)[1]
+    return split_key(state.key)[1]
 
 
 def needs_keys(plan: Plan, state: TrainState) -> bool:
     """Whether each step draws random numbers of its own."""
-    return plan.readout is not None or plan.augment is not None or state.regularisation.random
+    return plan.readout is not None or plan.augment is not None or state.regularization.random
 
 
-def some_steps(plan: Plan, state: TrainState, batches: Batch) -> tuple[TrainState, Sums]:
+def descend_part(plan: Plan, state: TrainState, batches: Batch) -> tuple[TrainState, Sums]:
     """A part of a streamed epoch: a step on each of `batches`."""
-    return steps(plan, state, batches, lambda batch: batch)
+    return descend(plan, state, batches, partial(place, plan.mesh))
 
 
 def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data: Data) -> tuple[TrainState, Metrics]:
-    """After an epoch's steps: metrics, validation, patience, and whether it counts at all."""
+    """The end of an epoch: metrics, validation, patience; and `before` again where the epoch diverged."""
     total = jnp.where(sums["weight"] == 0, 1, sums["weight"])  # Poisson's coins may leave a set without any example
     metrics = {name: s / total for name, s in sums.items() if name != "weight"}
     finite = [jnp.isfinite(array).all() for array in jax.tree.leaves(trained.params)]
     good = (metrics["cost"] <= DIVERGED * before.first_cost) | (before.first_cost == 0)
     good = good & jnp.isfinite(metrics["cost"]) & jnp.stack(finite).all()
-    trained = trained._replace(key=jax.random.split(before.key)[0], epoch=before.epoch + 1)
-    penalties = [penalty for penalty in trained.regularisation.penalties if penalty.kind.value is not None]
-    if penalties:
-        metrics["penalty"] = jnp.stack([penalty.cost(trained.params) for penalty in penalties]).sum()
+    trained = trained._replace(key=split_key(before.key)[0], epoch=before.epoch + 1)
+    if any(penalty.kind.value is not None for penalty in trained.regularization.penalties):
+        metrics["penalty"] = trained.regularization.cost(trained.params)
     if plan.monitor:
         metrics |= monitors(plan, trained, data)
     if trained.best is not None:
@@ -119,18 +143,15 @@ def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data
         metrics |= scores
     frozen = before._replace(stopped=before.stopped | ~good, diverged=before.diverged | (~good & ~before.stopped))
     after = _where(good & ~before.stopped, trained, frozen)
-    return laid_out(plan, after), everywhere(plan.mesh, metrics)
+    return place_state(plan, after), everywhere(plan.mesh, metrics)
 
 
 def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Array, " d"] | None = None) -> Metrics:
     """Cost and, where classes are predicted, accuracy: means over the examples, by their weights."""
 
-    def example(xy) -> tuple[Float[Array, ""], Float[Array, " k"]]:
-        y_hat, tape = forward(plan.net, params, network_input(params, xy[0], plan.preprocess))
-        return output_loss(plan.net, tape, xy[1]), y_hat
-
     def chunk(XY) -> tuple[Float[Array, " b"], Float[Array, "b k"]]:
-        return jax.vmap(example)(along(plan.mesh, DATA, XY))
+        X, Y = along(plan.mesh, DATA, XY)
+        return batch_losses(plan.net, params, network_inputs(X, plan.preprocess, params[0].W.dtype), Y)
 
     whole = X.shape[0] // EVALUATED_AT_ONCE * EVALUATED_AT_ONCE
     split = lambda a: a[:whole].reshape(-1, EVALUATED_AT_ONCE, *a.shape[1:])
@@ -144,7 +165,7 @@ def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Arra
 
 
 def _validate(plan: Plan, state: TrainState, best: Best, data: Data) -> tuple[TrainState, Metrics]:
-    """Scores the weights on the validation set, keeps the best, and stops when patience is at its end."""
+    """Scores the weights on the validation set, keeps the best, and stops the run when its patience ends."""
     assert data.X_dev is not None and data.Y_dev is not None
     params = state.evaluated
     scores = evaluate(plan, params, data.X_dev, data.Y_dev, data.weights_dev)

@@ -1,4 +1,4 @@
-"""`fit`: checks what it is given, then runs the compiled epoch until the run is over."""
+"""`fit`: checks its arguments, then runs the compiled epoch until the run is over."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +16,23 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
+from jaxmlp.dropout import Keep
 from jaxmlp.network import MLP, Params
+from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
-from jaxmlp.training import processes, settings, sharding, stream
-from jaxmlp.training._epoch import Metrics, epoch, epoch_key, finish, needs_keys, some_steps, start
-from jaxmlp.training.checkpoint import Checkpoints, Columns, described
-from jaxmlp.training.regularization import Keep, Penalty
-from jaxmlp.training.reporting import json_lines, shown
-from jaxmlp.training.result import DivergedError, Result, result_of
+from jaxmlp.training import checkpoint, processes, reporting, sampling, settings, sharding, stream
+from jaxmlp.training._epoch import COLUMNS, Metrics, begin, descend_part, epoch, epoch_key, finish, needs_keys
+from jaxmlp.training.checkpoint import Checkpoints, Columns
+from jaxmlp.training.examples import Reading, check_augment, read_data, read_validation, weigh_classes
+from jaxmlp.training.result import DivergedError, Result, make_result
 from jaxmlp.training.sampling import Batch
-from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Sampling, TrainState
+from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
 
-COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accuracy",
-           "delta_norm", "dead", "saturated", "update_ratio", "noise_scale")  # fmt: skip
-
 _compiled_epoch = jax.jit(epoch, static_argnums=0, donate_argnums=1)
-_compiled_part = jax.jit(some_steps, static_argnums=0, donate_argnums=1)
+_compiled_part = jax.jit(descend_part, static_argnums=0, donate_argnums=1)
 _compiled_finish = jax.jit(finish, static_argnums=0, donate_argnums=2)
-_compiled_start = jax.jit(start, static_argnums=0)
+_compiled_begin = jax.jit(begin, static_argnums=0)
 
 Callback = Callable[[int, dict[str, Any]], None]
 
@@ -51,7 +50,7 @@ def fit(
     batch_size: int | None = None,
     sampling: Sampling = "shuffle",
     validate_every: int | None = None,
-    validation: tuple[Any, Any] | None = None,
+    validation: tuple[Any, ...] | None = None,
     best_by: Literal["cost", "accuracy"] = "cost",
     patience: int | None = None,
     weights: Float[Given, " m"] | None = None,
@@ -75,193 +74,206 @@ def fit(
     checkpoint_every: int = 1,
     progress: bool = True,
 ) -> Result:
-    """Minimises the cost by the hand-written gradient and an optax optimiser; an epoch is one compiled program.
+    """Minimizes the cost by the hand-written gradient and an optax optimizer; an epoch is one compiled program.
 
-    Data
-    - `data = (X, Y)`, on the device as they come: uint8 pictures stay uint8 and `preprocess(x)`, a function of one
-      example, makes them the network's input inside each step. `augment(key, x)` comes before it, in training only.
-    - or any re-iterable of batches `(X, Y)` or `(X, Y, weights)`, read anew each epoch (after its
-      `set_epoch(number)`, 0 the first, if it has that), the next ones while the present ones compute. A batch of
-      another shape compiles once more.
-    - `weights (m,)`: one per example, relative to their mean: a batch of b descends `sum w g / (b mean(w))`, so that
-      they count at any batch size (a stream's count as they are). `class_weights (k,)` multiply them.
+    Each step is `theta <- theta + u`, u the optimizer's update for the mean gradient of a batch plus that of the
+    penalties. The same key gives the same bits. No other key, strength or hyperparameter compiles again.
 
-    Steps
-    - `optimizer`: an optax transformation (compiled for that object), or a factory such as `optax.sgd` with
-      `hyper={"learning_rate": 0.1}`, whose values are traced: another rate does not compile again. Nor does another
-      key. The same key gives the same bits.
-    - `epochs` with `sampling="shuffle"`: every example once an epoch, the last, ragged batch included. `steps` with
-      `sampling="replacement"`: so many steps, each on `batch_size` examples drawn with replacement; an "epoch" is then
-      `validate_every` steps, as many as make up the data unless given. `sampling="poisson"`: each step takes each
-      example with probability `batch_size / m`, as the accountants of private learning assume, padded with weight 0.
-    - `batch_size`: 1 is the per-example rule, m the full batch. By default m up to 2,000 examples, else 64.
-    - `rule` is what carries error signals down; `rule_state`, drawn unless given, learns within each step if the rule's
-      does, and `result.state.rule_state` is the last.
-    - `readout(trace, weights, key)` may read another gradient from the trace than `mean_gradient`, such as
-      `lambda trace, weights, key: jm.private_gradient(trace, 1.0, 1.1, key, batch_size, weights)`.
+    Args:
+        params: the initial weights; they are copied.
+        data: `(X, Y)`, arrays that stay on the device in their dtype. Or a re-iterable of batches `(X, Y)` or
+            `(X, Y, weights)`, read anew each epoch; `set_epoch(number)` is called before each, 0 the first, where the
+            object or its sampler has it. A batch of another shape compiles once more.
+        optimizer: an optax transformation, compiled in, or a factory such as `optax.sgd`.
+        key: for all that training draws.
+        hyper: the factory's arguments, such as `{"learning_rate": 0.1}`.
+        epochs: passes over the data, with `sampling="shuffle"` or `"poisson"`.
+        steps: the number of steps, with `sampling="replacement"`.
+        batch_size: examples in a step; by default all of up to 2,000, else 64, and 1 with replacement.
+        sampling: `"shuffle"` takes every example once an epoch, the last batch may be smaller. `"replacement"` draws
+            each batch anew. `"poisson"` takes each example with probability `batch_size / m`, as accountants of private
+            learning assume.
+        validate_every: steps between validations with `sampling="replacement"`; by default as many as make up the data.
+        validation: `(X, Y)` or `(X, Y, weights)`, scored after each epoch; the best weights are kept.
+        best_by: the score that decides, `"cost"` or `"accuracy"`.
+        patience: the number of epochs without a better score that ends the run.
+        weights: one per example, `(m,)`, relative to their mean: a batch of b descends `sum w g / (b mean(w))`. A
+            stream's count as given.
+        class_weights: one per class, `(k,)`; they multiply `weights`.
+        penalties: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, or a tuple of them.
+        keep: dropout's probability of keeping an entry, or K of them, the inputs' first.
+        label_smoothing: the share of each label that is spread over all classes, from 0 to 1.
+        input_noise: the deviation of Gaussian noise on the network's inputs.
+        average: the decay, at least 0 and below 1, of an average of the weights, with bias correction. Validation and
+            `result.params` then use the average.
+        augment: `augment(key, x)` changes one example inside the step, in training only.
+        preprocess: `preprocess(x)` makes one example the network's input, after `augment`, at validation too.
+        rule: carries error signals down.
+        rule_state: the rule's state; drawn unless given. A rule that learns updates it in each step.
+        readout: `readout(trace, weights, key)` gives the gradient to descend in place of the mean gradient.
+        mesh: divides each batch along its axis `data` and the hidden layers 1, 3, .. along `model`. The same key gives
+            the same batches on any mesh, and the same weights to rounding.
+        shares: the number of equal parts of the data, each shuffled by itself; a batch has as many examples of each. On
+            a mesh over several processes, each passes its own part of the data (and all of `validation`).
+        monitor: adds the columns of `training.monitors`, for the price of one batch an epoch.
+        callback: `callback(epoch, metrics)` is called after each epoch.
+        log: a file that gets one line of JSON an epoch.
+        checkpoints: a folder for the whole state, written atomically. The same call goes on from it to the bits of a
+            run that was never killed; with more `epochs` it goes further.
+        checkpoint_every: epochs between two checkpoints; the best and the last are always written.
+        progress: shows a bar on a terminal, one line an epoch in a log.
+    Returns:
+        A Result: `params` (the best on validation, else the last), `last_params`, `history`, `best_epoch`, `state`.
+        Columns of the history: `epoch` (or `step`), `cost` (the mean loss over the epoch's batches), `accuracy`,
+        `penalty` (the sum of the penalties' costs at the end of the epoch), `validation_cost`, `validation_accuracy`,
+        the monitors, `seconds` (the first with compilation).
+    Raises:
+        ValueError: for bad input, before anything compiles; and where `checkpoints` holds another run. Data is told
+            apart by checksums, a stream by the shapes of its first batch, a function by its result on the first
+            example, an optimizer by its first updates.
+        DivergedError: where the cost is not finite or 1,000 times the first one.
+    Example:
+        >>> result = jm.fit(net, params, (X, Y), optimizer=optax.sgd(0.1), epochs=2, key=key, progress=False)
+        >>> result.history["cost"].shape
+        (2,)
 
-    Regularisation, none of which compiles again for another strength
-    - `penalties`: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, or several. `cost` in the history is the mean loss;
-      `penalty` is what they add to it at the end of each epoch.
-    - `keep`: dropout, by `jm.dropout_masks` for each batch: a probability, or K, the inputs' first.
-    - `label_smoothing`: the share of each label that is spread over all classes. `input_noise`: the deviation of
-      Gaussian noise on the network's inputs.
-    - `average`: the decay of an exponentially weighted average of the weights, with bias correction. It is then what
-      is validated, kept as best and returned as `params`.
-
-    Devices
-    - `mesh`: of devices; each batch is divided along its axis `data`, the hidden layers 1, 3, .. along `model`. The
-      same key gives the same batches on any mesh, and weights to rounding.
-    - `shares`: the data in so many equal parts, one after the other, each shuffled by itself, as many examples of each
-      in a batch. On a mesh over several processes each gives its own part of the data (and all of `validation`), and
-      there are as many shares as devices along `data` unless given; a share lies on one device.
-
-    Keeping
-    - `validation = (X, Y)`, or `(X, Y, weights)`, is scored after each epoch; `params` of the result are those with
-      the best score (`best_by`), and `patience` is the number of epochs without a better one that ends the run.
-    - `checkpoints`: a folder for the whole state, written atomically after every `checkpoint_every` epochs, at the best
-      and at the end. The same call goes on from there, to the bits of a run that was never killed; with more `epochs`
-      it goes further. ValueError if the folder's run had other data or settings, as far as can be seen: of a stream the
-      shapes of its first batch, of functions what they do to the first example, of an optimiser its first updates.
-    - `monitor`: adds the columns of `training.monitors`, one number a layer, for the price of one batch an epoch.
-    - `callback(epoch, metrics)` is called after each epoch; `log` is a file that JSON lines are appended to, one an
-      epoch.
-    - `history` columns: `epoch` (or `step`), `cost` (the mean over the epoch's batches as they were met), `accuracy`
-      where classes are predicted (both weighted as the examples are), `penalty`, `validation_cost`,
-      `validation_accuracy`, monitors, `seconds` (the first with compilation).
-
-    Raises ValueError for bad input before anything is compiled, and DivergedError. Sources: notes 002, 004.
+    Source: notes 002 for batches, 004 for steps with replacement and the best weights on validation.
     """
-    mesh = sharding.checked(mesh, net, (sharding.DATA, sharding.MODEL))
-    streamed = not isinstance(data, tuple)
-    with processes.refused_together(mesh):
+    return _train(*_prepare(locals()))
+
+
+class Source(NamedTuple):
+    """Where the examples come from: arrays, or a stream of batches."""
+
+    data: Data  # of this process: all, or those of a stream's first batch
+    m: int  # the number of examples in `data` of all processes
+    batch_size: int
+    shares: int
+    by_share: bool  # an example lies on one device only
+    one_epoch: Callable[[Plan, TrainState, Data], tuple[TrainState, Metrics]]
+    describe: Callable[[Plan, Run, TrainState, Data], dict[str, Any]]
+
+
+def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[int], Source, Checkpoints | None, Any]:
+    """The checked arguments of `fit`, as `_train` takes them."""
+    net, params, data = (arguments.pop(name) for name in ("net", "params", "data"))
+    mesh = sharding.check(arguments["mesh"], net, (sharding.DATA, sharding.MODEL))
+    with processes.raise_on_all(mesh):
         dtype = validate.params(net, params)
-        if streamed:
-            _refuse_with_stream(batch_size=batch_size, weights=weights, class_weights=class_weights, steps=steps,
-                                shares=shares, sampling=None if sampling == "shuffle" else sampling)  # fmt: skip
-            first = stream.first_batch(net, stream.checked(data), dtype, preprocess, mesh)
-            held_out = settings.held_out(net, validation, dtype, preprocess)
-            given = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
-        else:
-            given = settings.arrays(net, dtype, data, weights, class_weights, validation, preprocess)
-        sampling = validate.one_of(sampling, ("shuffle", "replacement", "poisson"), "sampling")  # pyright: ignore[reportAssignmentType]
-        m = given.X.shape[0] * processes.count(mesh)
-        shares = 1 if streamed else settings.shares_of(shares, mesh, len(given.X), sampling)
-        plan = Plan(
-            net=net,
-            optimizer=settings.optimizer_of(optimizer, hyper),
-            batch_size=m if streamed else settings.batch_size_of(batch_size, m, sampling),
-            steps=1,
-            sampling=sampling,
-            augment=settings.augmented(net, augment, given.X, preprocess),
-            preprocess=preprocess,
-            rule=rules.checked(rule),
-            readout=readout,
-            accuracy=metrics.predicts_classes(net, given.Y),
-            best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
-            monitor=monitor,
-            mesh=mesh,
-            shares=shares,
-        )
-        if not streamed:
-            settings.check_divides(plan.batch_size, mesh, shares, sampling)
-        rounds = settings.rounds(plan, m, epochs, steps, validate_every)
-        settings.check_outputs(callback, log, checkpoints)
-        settings.check_together(plan, weights is not None or class_weights is not None, patience, validation)
-        if rule_state is not None:
-            rule_state = rules.checked_state(net, rule, rule_state)
-        regularisation = settings.regularisation(net, penalties, keep, label_smoothing, input_noise, dtype)
-        waits = jnp.asarray(-1 if patience is None else validate.whole(patience, "patience"), jnp.int32)
-        decay = None if average is None else validate.number(average, "average", above=0, below=1, or_equal=True)
-        decay = None if decay is None else jnp.asarray(decay, dtype)
-        every = validate.whole(checkpoint_every, "checkpoint_every")
-        key, numbers = validate.key(key), settings.hyperparameters(hyper, dtype)
-    processes.check_agreed(mesh, **_to_agree(
-        plan, m, rounds, numbers, regularisation, keep=keep, label_smoothing=label_smoothing, input_noise=input_noise,
-        average=average, rule_state=rule_state, augment=augment, preprocess=preprocess, readout=readout,
-        weights=given.weights, validation=validation, checkpoints=checkpoints,
-    ))  # fmt: skip
-    placed = sharding.placed_data(mesh, given, by_share=shares > 1 or (streamed and processes.several(mesh)))
-    if placed.weights is not None:
-        placed = placed._replace(weights=placed.weights / placed.weights.mean())
-    others = (key, numbers, waits, rule_state, regularisation, decay)
-    state = _compiled_start(plan, sharding.placed(mesh, params), placed, *sharding.placed(mesh, others))
+        given = settings.read(arguments, settings.Context((net,)))
+        how = Reading(net, dtype, given.preprocess)
+        source = (_use_arrays if isinstance(data, tuple) else _use_stream)(how, data, given, mesh)
+        plan = settings.make_plan(net, given, mesh, accuracy=metrics.predicts_classes(net, source.data.Y), steps=1,
+                                  batch_size=source.batch_size, shares=source.shares)  # fmt: skip
+        rounds = sampling.count_steps(plan, source.m, given.epochs, given.steps, given.validate_every)
+        reporting.check_outputs(given.callback, given.log, given.checkpoints)
+        settings.check_together(plan, given)
+        if given.rule_state is not None:
+            given.rule_state = rules.check_state(net, plan.rule, given.rule_state)
+        run = settings.make_run(given, dtype, key=given.key, params=params, rule_state=given.rule_state)
+    told = {"net": repr(net), "the number of examples": source.m, "epochs": rounds} | settings.tell(plan, run)
+    told |= {name: getattr(given, name) is not None for name in ("validation", "checkpoints", "weights")}
+    processes.check_agreement(mesh, **told)
+    data = sharding.put_data(mesh, source.data, source.by_share)
+    if data.weights is not None:
+        data = data._replace(weights=data.weights / data.weights.mean())
+    state = _compiled_begin(plan, sharding.put(mesh, run), data)
     keeper = None
-    if checkpoints is not None or processes.several(mesh):
-        run = described(plan, processes.local(mesh, state), given, streamed)
-        processes.check_agreed(mesh, **run)
-        keeper = None if checkpoints is None else Checkpoints(Path(checkpoints), every, run, mesh)
-    one_epoch = partial(_streamed_epoch, stream=data) if streamed else _compiled_epoch
-    if jax.process_index() > 0 and processes.several(mesh):
-        log, progress = None, False  # the first process tells for all
-    return _run(plan, state, placed, rounds, one_epoch, keeper, log, callback, progress)
+    if given.checkpoints is not None or processes.are_several(mesh):
+        told = source.describe(plan, run, processes.gather(mesh, state), source.data)
+        processes.check_agreement(mesh, **told)
+        if given.checkpoints is not None:
+            keeper = Checkpoints(Path(given.checkpoints), given.checkpoint_every, told, mesh)
+    return plan, state, data, rounds, source, keeper, given
 
 
-def _to_agree(plan: Plan, m: int, rounds: list[int], hyper, regularisation, **optional: Any) -> dict[str, Any]:
-    """What decides which program several processes run together, by the names of the arguments."""
-    given = {name: "given" if value is not None else "not given" for name, value in optional.items()}
-    return {"net": repr(plan.net), "the number of examples": m, "batch_size": plan.batch_size, "shares": plan.shares,
-            "sampling": plan.sampling, "rule": plan.rule.name, "best_by": plan.best_by, "monitor": plan.monitor,
-            "epochs": rounds, "hyper": sorted(hyper), **given,
-            "penalties": [penalty.kind.name for penalty in regularisation.penalties]}  # fmt: skip
+def _use_arrays(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | None) -> Source:
+    data, _ = read_data(how, data, given)
+    if given.class_weights is not None:
+        each = weigh_classes(how.net, given.class_weights, data.Y, how.dtype)
+        data = data._replace(weights=each if data.weights is None else data.weights * each)
+    m = len(data.X) * processes.count(mesh)
+    shares = sampling.choose_shares(given.shares, mesh, len(data.X), given.sampling)
+    size = sampling.choose_batch_size(given.batch_size, m, given.sampling)
+    sampling.check_divides(size, mesh, shares, given.sampling)
+    return Source(data, m, size, shares, shares > 1, _compiled_epoch, checkpoint.describe)
 
 
-def _run(
+def _use_stream(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | None) -> Source:
+    for name in ("batch_size", "weights", "class_weights", "steps", "shares", "sampling"):
+        if given.arguments[name] != settings.TABLE[name].default:
+            raise ValueError(
+                f"{name} is given, but data is an iterable of batches, which decides it; expected none "
+                "(a batch may be (X, Y, weights))"
+            )
+    batches = stream.check(data)
+    first = stream.read_first(how, batches, mesh)
+    held_out, _ = read_validation(how, given.validation)
+    if given.augment is not None:
+        check_augment(how, given.augment, first.X)
+    m = len(first.X) * processes.count(mesh)
+    return Source(Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out), m, m, 1,
+                  processes.are_several(mesh), partial(_stream_epoch, batches), checkpoint.describe_stream)  # fmt: skip
+
+
+def _train(
     plan: Plan,
     state: TrainState,
     data: Data,
     rounds: list[int],
-    one_epoch: Callable[[Plan, TrainState, Data], tuple[TrainState, Metrics]],
+    source: Source,
     keeper: Checkpoints | None,
-    log: str | Path | None,
-    callback: Callback | None,
-    progress: bool,
+    given: SimpleNamespace,
 ) -> Result:
     columns: Columns = {}
-    saved = None if keeper is None else keeper.restored(state)
+    saved = None if keeper is None else keeper.restore(state)
     if saved is not None:
         state, columns = saved
     elif keeper is not None:
         keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
     unit = "step" if plan.sampling == "replacement" else "epoch"
-    done, total = len(columns.get(unit, [])), len(rounds) if unit == "epoch" else sum(rounds)
-    resumed = None if saved is None else columns.get(unit, [0])[-1]
+    done = len(columns.get(unit, []))
+    reached = columns[unit][-1] if done else 0
+    at = np.cumsum(rounds).tolist() if unit == "step" else list(range(1, len(rounds) + 1))
+    silent = jax.process_index() > 0 and processes.are_several(plan.mesh)  # the first process reports for all
     with ExitStack() as stack:
-        show = stack.enter_context(shown(total, unit, progress, sum(rounds[:done]) if unit == "step" else done))
-        write = None if log is None else stack.enter_context(json_lines(log, unit, resumed))
+        show = stack.enter_context(reporting.show(at[-1], unit, given.progress and not silent, reached))
+        write = None
+        if given.log is not None and not silent:
+            write = stack.enter_context(reporting.append_json(given.log, unit, None if saved is None else reached))
         for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break
             began = time.perf_counter()
-            state, scores = one_epoch(replace(plan, steps=rounds[number]), state, data)
-            at = number + 1 if unit == "epoch" else sum(rounds[: number + 1])
-            row = {unit: at, **_on_host(scores), "seconds": time.perf_counter() - began}  # waits for the device
+            state, scores = source.one_epoch(replace(plan, steps=rounds[number]), state, data)
+            row = {unit: at[number], **_to_host(scores), "seconds": time.perf_counter() - began}  # waits for the device
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
             if keeper is not None:
                 keeper.save(state, columns, number + 1, last=number + 1 == len(rounds) or bool(state.stopped))
-            show(at, {name: value for name, value in row.items() if name != unit and not isinstance(value, list)})
+            metrics = {name: value for name, value in row.items() if name != unit}
+            show(at[number], {name: value for name, value in metrics.items() if not isinstance(value, list)})
             if write is not None:
                 write(row)
-            if callback is not None:
-                callback(at, {name: value for name, value in row.items() if name != unit})
-    state = processes.local(plan.mesh, state)
-    result = result_of(state, {name: np.asarray(values) for name, values in columns.items()})
+            if given.callback is not None:
+                given.callback(at[number], metrics)
+    state = processes.gather(plan.mesh, state)
+    result = make_result(state, {name: np.asarray(values) for name, values in columns.items()})
     if bool(state.diverged):
         raise DivergedError(int(state.epoch) + 1, columns["cost"][-1], float(state.first_cost), result)
     return result
 
 
-def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> tuple[TrainState, Metrics]:
+def _stream_epoch(batches: stream.Stream, plan: Plan, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
     """An epoch over a stream's batches, part by part."""
     trained, sums = jax.tree.map(jnp.copy, state), []
     keys = epoch_key(state) if needs_keys(plan, state) else None
-    for number, part in enumerate(_parts(plan, state, stream)):
+    for number, part in enumerate(_read_parts(plan, state, batches)):
         n = part.X.shape[0]
         if keys is not None:
             part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
         trained, more = _compiled_part(replace(plan, steps=n), trained, part)
-        jax.block_until_ready(sums[-1:])  # two parts are under way, or all would be read before the first is done
+        jax.block_until_ready(sums[-1:])  # bounds memory: at most two parts are under way
         sums.append(more)
     if not sums:
         raise ValueError(
@@ -271,19 +283,11 @@ def _streamed_epoch(plan: Plan, state: TrainState, data: Data, stream: Any) -> t
     return _compiled_finish(replace(plan, steps=1), state, trained, whole, data)
 
 
-def _parts(plan: Plan, state: TrainState, data: Any) -> Iterator[Batch]:
-    return stream.parts(plan.net, data, int(state.epoch), state.params[0].W.dtype, plan.preprocess, plan.mesh)
+def _read_parts(plan: Plan, state: TrainState, batches: stream.Stream) -> Iterator[Batch]:
+    how = Reading(plan.net, state.params[0].W.dtype, plan.preprocess)
+    return stream.read_parts(how, batches, int(state.epoch), plan.mesh)
 
 
-def _refuse_with_stream(**given: Any) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{name} is given, but data is an iterable of batches, which are taken as they come; expected none "
-                "(a batch may be (X, Y, weights))"
-            )
-
-
-def _on_host(scores: Metrics) -> dict[str, Any]:
-    """Numbers, and lists of them for what has one a layer."""
+def _to_host(scores: Metrics) -> dict[str, Any]:
+    """Numbers, and lists of them where a column has one a layer."""
     return {name: np.asarray(scores[name]).tolist() for name in COLUMNS if name in scores}

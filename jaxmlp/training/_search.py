@@ -15,38 +15,37 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from jaxmlp import validate
+from jaxmlp import penalties, validate
 from jaxmlp.network import MLP, init
-from jaxmlp.training import regularization
-from jaxmlp.training import search_space as spaces
+from jaxmlp.training import search_space
 from jaxmlp.training._fit import fit
-from jaxmlp.training._sweep import prepared, sweep
-from jaxmlp.training.population import Population
-from jaxmlp.training.reporting import shown
-from jaxmlp.training.result import Result
+from jaxmlp.training._sweep import form_groups, sweep
+from jaxmlp.training.examples import Axis
+from jaxmlp.training.population import Population, join
+from jaxmlp.training.reporting import show as show_progress
+from jaxmlp.training.result import SHOWN, Result, make_table
+from jaxmlp.training.settings import TABLE, Context
 from jaxmlp.training.state import Optimizer
-from jaxmlp.training.sweep_result import SHOWN, gathered, lined_up
 
-PENALTIES = {"l2": regularization.l2, "l1": regularization.l1, "max_norm": regularization.max_norm}
-STRENGTHS = ("keep", "label_smoothing", "input_noise", "average", "scale")
-NONE_AT_0 = ("label_smoothing", "input_noise")
-SHARED = ("batch_size", "initial")  # compiled in, as the network is
-OF_MEMBERS = ("initial", "scale", "shared_order", "members_at_once", "mesh")  # which `fit` does not take
+PENALTIES = {"l2": penalties.l2, "l1": penalties.l1, "max_norm": penalties.max_norm}
+STRENGTHS = tuple(name for name, row in TABLE.items() if row.searched and row.by_member)
+COMPILED_IN = tuple(name for name, row in TABLE.items() if row.searched and not row.by_member)
 FIXED = tuple(name for name in inspect.signature(sweep).parameters
               if name not in ("net", "data", "keys", "epochs", "optimizer", "validation", "progress"))  # fmt: skip
+OF_FIT = tuple(name for name in inspect.signature(fit).parameters if name != "mesh")  # a sweep's has other axes
 
 Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What `search` returns: the settings tried, in the order they were drawn in, and how each did."""
+    """The result of `search`: the settings it tried, in the order it drew them, and their scores."""
 
     trials: list[Settings]
-    scores: np.ndarray  # on validation, the best so far: the cost, or minus the accuracy; infinite: diverged
+    scores: np.ndarray  # the best on validation: the cost, or minus the accuracy; infinite: diverged
     epochs: np.ndarray  # how many each was trained for
     best: int
-    result: Result  # the best one's, as the search trained it
+    result: Result  # of the best settings, as the search trained them
     retrain: Callable[..., Result]  # the best settings by `fit`, from scratch: `retrain(key=None, epochs=None)`
 
     @property
@@ -55,23 +54,22 @@ class SearchResult:
         return self.trials[self.best]
 
     def order(self) -> np.ndarray:
-        """The trials, the best first: those trained for longer, then those with a lower score."""
+        """The trials, the best first: more epochs come first, then a lower score."""
         return np.lexsort((self.scores, -self.epochs))
 
     def table(self, most: int | None = None) -> str:
-        """The trials in `order`, lined up."""
+        """The first `most` trials, in `order`, in columns."""
         rows: list[dict[str, Any]] = [
             {"trial": int(i), **self.trials[i], "epochs": self.epochs[i], "score": self.scores[i]} for i in self.order()
         ]
-        more = [] if most is None or len(rows) <= most else [f"and {len(rows) - most:,} more"]
-        return "\n".join(lined_up(rows[:most]) + more)
+        return make_table(rows, most)
 
     def __str__(self) -> str:
         return self.table(SHOWN)
 
 
 def search(
-    space: spaces.Space,
+    space: search_space.Space,
     net: MLP | Callable[..., MLP],
     data: tuple[Any, Any],
     *,
@@ -84,59 +82,74 @@ def search(
     progress: bool = True,
     **fixed: Any,
 ) -> SearchResult:
-    """The best settings of a space on the validation examples; those of one shape are trained together.
+    """Finds the best settings of a space on the validation examples; settings of one shape train together.
 
-    - `space`: a dict from names to lists of values or distributions, such as `jm.log_uniform(1e-3, 1)`, which are
-      functions from u in [0, 1) to a value. A name is an argument of `net`, if that is a function that makes a
-      network; or `l2`, `l1`, `max_norm`, `keep`, `label_smoothing`, `input_noise`, `average`, `scale`, `batch_size`,
-      `initial`; or an argument of the factory `optimizer`.
-    - `trials`: so many settings are drawn at random; without it the grid of all lists.
-    - `epochs`: all are trained for so many. Or `budget`: successive halving, with so many epochs in all: of n settings
-      `S_0`, in rung `k = 0 .. ceil(log2 n) - 1` each of `S_k` is trained for `floor(B / (|S_k| ceil(log2 n)))` epochs
-      more, and the better half is `S_(k+1)` (Jamieson and Talwalkar 2016, Successive Halving).
+    All start from one key and see the same batches. With `budget`, by successive halving: of n settings `S_0`, in rung
+    `k = 0 .. ceil(log2 n) - 1` each of `S_k` trains for `floor(B / (|S_k| ceil(log2 n)))` epochs more, and the better
+    half is `S_(k+1)`.
 
-    All start from one key and see the same batches. The other arguments are those of `sweep`. `result.retrain()` trains
-    the best settings once more by `fit`, the same key giving the same to rounding, and another another start.
+    Args:
+        space: a dict from names to lists of values or distributions, such as `jm.log_uniform(1e-3, 1)`, which are
+            functions from u in [0, 1) to a value. A name is an argument of `net`, where that is a function; or `l2`,
+            `l1`, `max_norm`, or a setting that the table of settings marks as searched, such as `keep` or `batch_size`;
+            or an argument of the factory `optimizer`.
+        net: a network, or a function that makes one of settings.
+        validation: the examples that judge the settings.
+        trials: the number of settings, drawn at random; without it, the grid of all lists.
+        epochs: all train for that many.
+        budget: the number of epochs of all settings together.
+        fixed: the other arguments of `sweep`.
+    Returns:
+        A SearchResult; printed, it is a table. `retrain()` trains the best settings once more by `fit`: the same key
+        gives the same weights to rounding, another key another start.
+    Raises:
+        ValueError: for bad input, before anything compiles; and where all settings diverge.
+    Example:
+        >>> found = jm.search({"learning_rate": [0.01, 0.1], "width": [8, 16]},
+        ...                   lambda width: jm.MLP((784, width, 10), output="softmax", loss="cross_entropy"),
+        ...                   (X, Y), validation=(X, Y), optimizer=optax.sgd, epochs=1, key=key, progress=False)
+        >>> len(found.trials)
+        4
 
-        found = jm.search(
-            {"learning_rate": jm.log_uniform(1e-3, 1), "momentum": [0, 0.9], "width": [32, 64]},
-            lambda width: jm.MLP((784, width, 10), output="softmax", loss="cross_entropy"),
-            (X, Y), validation=(X_dev, Y_dev), optimizer=optax.sgd, trials=64, budget=384, key=jax.random.key(0),
-        )
+    Source: Jamieson and Talwalkar 2016, Successive Halving.
     """
     for name in fixed:
         validate.one_of(name, FIXED, "a further argument of search")
     if validation is None:
         raise ValueError("validation is None, expected examples (X, Y) to choose the settings by")
+    TABLE["hyper"].read(fixed.get("hyper"), "hyper", Context((), Axis()))
     draw_key, key = jax.random.split(validate.key(key))
-    names = spaces.checked(space)
+    names = search_space.check(space)
     _refuse_twice(names, fixed)
     _refuse_unknown(names, net, optimizer)
-    tried = spaces.grid(names) if trials is None else spaces.drawn(names, draw_key, validate.whole(trials, "trials"))
+    if trials is None:
+        tried = search_space.list_grid(names)
+    else:
+        tried = search_space.draw_settings(names, draw_key, validate.whole(trials, "trials"))
     rungs = _rungs(len(tried), epochs, budget)
     given = _Given(net, data, optimizer, validation, key, fixed)
-    groups = _groups(given, tried)
+    groups = _begin_groups(given, tried)
     reached, scores = np.zeros(len(tried), int), np.full(len(tried), np.inf)
-    with shown(len(rungs), "rung", progress) as show:
+    with show_progress(len(rungs), "rung", progress) as show:
         for number, (survivors, more) in enumerate(rungs, start=1):
             for index, population in groups:
                 population.train(more, lambda *_: None)
                 scores[index], reached[index] = population.scores, reached[index] + more
             alive = np.unique(np.concatenate([index for index, _ in groups]))
-            told = {"settings": len(alive), "epochs": int(reached[alive].max()), "best score": float(scores.min())}
-            show(number, told)
+            summary = {"settings": len(alive), "epochs": int(reached[alive].max()), "best score": float(scores.min())}
+            show(number, summary)
             kept = alive[np.lexsort((alive, scores[alive]))][:survivors]
-            groups = _kept(groups, kept)
+            groups = _select(groups, kept)
     if not np.isfinite(scores).any():
         raise ValueError(f"space has {len(tried)} settings here that all diverged, expected lower learning rates")
     ((index, population),) = groups
-    result = gathered([(index, population)], {}, stacked=True).member(0)
+    result = join([(index, population)], {}, stacked=True).member(0)
     best = int(index[0])
     return SearchResult(tried, scores, reached, best, result, given.retrain(tried[best], int(reached[best])))
 
 
 def _rungs(n: int, epochs: int | None, budget: int | None) -> list[tuple[int, int]]:
-    """For each rung how many settings survive it, and for how many epochs more each is trained in it."""
+    """For each rung, the number of settings that survive it, and the epochs that each trains in it."""
     if (epochs is None) == (budget is None):
         raise ValueError(f"epochs is {epochs} and budget is {budget}, expected one of them")
     if budget is None:
@@ -159,18 +172,18 @@ def _refuse_twice(names: dict[str, Any], fixed: dict[str, Any]) -> None:
 
 
 def _refuse_unknown(names: dict[str, Any], net: Any, optimizer: Any) -> None:
-    """A name that nothing takes, where the optimizer's factory says what it takes."""
+    """Refuses a name that neither the network, the table of settings nor the optimizer's factory takes."""
     if isinstance(optimizer, optax.GradientTransformation):
         taken = {}
     else:
         try:
             taken = inspect.signature(optimizer).parameters
-        except (TypeError, ValueError):  # none to read: whether it takes a name shows when it is called
+        except (TypeError, ValueError):  # no signature to read: the call decides
             return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     of_net = () if isinstance(net, MLP) or not callable(net) else inspect.signature(net).parameters
-    known = tuple(dict.fromkeys((*of_net, *PENALTIES, *STRENGTHS, *SHARED, *taken)))
+    known = tuple(dict.fromkeys((*of_net, *PENALTIES, *STRENGTHS, *COMPILED_IN, *taken)))
     for name in names:
         if name not in known and isinstance(optimizer, optax.GradientTransformation):
             raise ValueError(
@@ -182,7 +195,7 @@ def _refuse_unknown(names: dict[str, Any], net: Any, optimizer: Any) -> None:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a search was given, and how one setting's values are told apart."""
+    """The arguments of a search, and the part of a trial's settings that each of them takes."""
 
     net: Any
     data: Any
@@ -214,11 +227,11 @@ class _Given:
         return {name: value for name, value in settings.items() if name in taken}
 
     def arguments(self, many: list[Settings]) -> dict[str, Any]:
-        """Those of `sweep` for settings that share what is compiled in; of one setting also those of `fit`."""
+        """The arguments of `sweep` for settings that share a program; for a single one also those of `fit`."""
         first, own = many[0], self.own(many[0])
         column = lambda name: [s[name] for s in many] if len(many) > 1 else first[name]
         made = {name: column(name) for name in STRENGTHS if name in first and name not in own}
-        made |= {name: first[name] for name in SHARED if name in first and name not in own}
+        made |= {name: first[name] for name in COMPILED_IN if name in first and name not in own}
         added = tuple(make(column(name)) for name, make in PENALTIES.items() if name in first and name not in own)
         if added:
             made["penalties"] = added
@@ -233,8 +246,7 @@ class _Given:
         def run(key: PRNGKeyArray | None = None, epochs: int | None = None, progress: bool = True) -> Result:
             key, net = self.key if key is None else key, self.network(settings)
             arguments = self.arguments([settings])
-            arguments = {name: value for name, value in arguments.items()
-                         if name not in OF_MEMBERS and not (name in NONE_AT_0 and value == 0)}  # fmt: skip
+            arguments = {name: value for name, value in arguments.items() if name in OF_FIT}
             initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
             params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial)
             scale = self.fixed.get("scale", settings.get("scale", 1.0))
@@ -245,19 +257,21 @@ class _Given:
         return run
 
 
-def _groups(given: _Given, tried: list[Settings]) -> list[tuple[np.ndarray, Population]]:
+def _begin_groups(given: _Given, tried: list[Settings]) -> list[tuple[np.ndarray, Population]]:
     """Populations of the settings that share a program, with the numbers of their members."""
-    marks = [(given.network(s), *(s.get(name) for name in SHARED)) for s in tried]
-    groups = []
+    marks = [(given.network(s), *(s.get(name) for name in COMPILED_IN)) for s in tried]
+    defaults = {name: p.default for name, p in inspect.signature(sweep).parameters.items() if p.default is not p.empty}
+    begun = []
     for mark in dict.fromkeys(marks):
         index = np.flatnonzero([other == mark for other in marks])
         keys = jax.numpy.broadcast_to(given.key, (len(index),))
-        entrants, _ = prepared(mark[0], given.data, keys=keys, **given.arguments([tried[i] for i in index]))
-        groups += [(index[entrant.index], entrant.enter()) for entrant in entrants]
-    return groups
+        arguments = given.arguments([tried[i] for i in index])
+        groups, _ = form_groups({**defaults, "net": mark[0], "data": given.data, "keys": keys, **arguments})
+        begun += [(index[group.index], group.begin()) for group in groups]
+    return begun
 
 
-def _kept(groups: list[tuple[np.ndarray, Population]], kept: np.ndarray) -> list[tuple[np.ndarray, Population]]:
+def _select(groups: list[tuple[np.ndarray, Population]], kept: np.ndarray) -> list[tuple[np.ndarray, Population]]:
     """The groups with only these settings."""
     left = []
     for index, population in groups:

@@ -1,12 +1,12 @@
-"""`sweep`: many networks at once, each with its own key, settings, start, labels or share of the data.
+"""`sweep`: many networks at once, each with its own key, settings, start, labels or part of the data.
 
 Source for the whole run as one compiled program over a population: Lu et al. 2022, "Discovered policy optimisation",
 its PureJaxRL.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,15 +16,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxmlp import metrics, rules, validate
+from jaxmlp.dropout import Keep
 from jaxmlp.initializers import VARIANCES, Initializer
 from jaxmlp.network import MLP, Params
+from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
-from jaxmlp.training import members, processes, settings, sharding
-from jaxmlp.training.population import Members, Population, members_of
-from jaxmlp.training.regularization import Keep, Penalty
-from jaxmlp.training.reporting import shown
-from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout
-from jaxmlp.training.sweep_result import SweepResult, gathered
+from jaxmlp.training import processes, reporting, sampling, settings, sharding
+from jaxmlp.training.examples import Axis, Reading, read_data
+from jaxmlp.training.population import Population, join, select_data
+from jaxmlp.training.result import SweepResult
+from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run
 from jaxmlp.validate import Given, Preprocess
 
 PerMember = float | Sequence[float] | Float[Given, "*E"]  # one for all members, or one each
@@ -59,142 +60,185 @@ def sweep(
     mesh: Mesh | None = None,
     progress: bool = True,
 ) -> SweepResult:
-    """Trains a population of E networks, all at once in one compiled program: `vmap` of what `fit` runs.
+    """Trains a population of E networks, all at once in one compiled program: `vmap` of the epoch that `fit` runs.
 
-    What differs. Each of these is one for all members, or has a member axis `E` in front; they must agree on E:
-    - `keys`: of `jax.random.key`. `net`: a list has one for each member; equal ones share a program.
-    - `hyper`: the arguments of the factory `optimizer`. `scale`, `label_smoothing`, `input_noise`, `average`,
-      `patience` (in whole epochs). `scale` multiplies the initial weights.
-    - `penalties`, `keep`: `jm.l2([0, 1e-4])` are the strengths of two members; layer by layer they are `(E, K)`, or
-      `(1, K)` for the same in all members.
-    - `initial`: how weights are drawn, as `jm.init`'s `weights`; or parameters, or those of E networks stacked.
-    - labels: `Y (E, m)` or `(E, m, k)`. `weights (E, m)` and `validation = (X, Y, weights (E, d))`: of 0 and 1 they
-      give each member its share of the data. `jm.data.folds(key, m, k)` makes those of cross-validation.
+    Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[i], ...)` with its own settings, to rounding. A member
+    that diverges is marked and keeps its last good weights, and one whose patience ends stops; the others go on.
 
-    Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[i], ...)` with its own settings, to rounding. With
-    `shared_order` all draw in training from the first key, so that they see the same batches (and masks and noise):
-    settings are compared under the same luck, and a batch is gathered, and multiplied by all first layers, once.
-    Member i is then `fit(net, jm.init(net, keys[i]), data, key=keys[0], ...)`.
-
-    A member that diverges is marked and keeps its last good weights, one whose patience is at its end stops; the
-    others go on. `members_at_once` trains that many after each other, with the same numbers, where memory is small.
-    `mesh`: of this process's devices; members along its axis `member`, batches and layers along `data` and `model`, as
-    by `fit`. A sweep is not saved on the way.
-    The other arguments are those of `fit`. Raises ValueError for bad input before anything is compiled.
+    Args: those of `fit`, and these. Each is one for all members or has a member axis `E` in front; all axes agree.
+        net: a list has one network for each member; equal ones share a program.
+        data: `Y` may be `(E, m)` or `(E, m, k)`.
+        keys: of `jax.random.key`.
+        hyper: the arguments of the factory `optimizer`, each a number or `(E,)`.
+        initial: draws the weights, as `weights` of `jm.init`; or parameters, or those of E networks, stacked.
+        scale: multiplies the initial weights.
+        weights: `(m,)` or `(E, m)`. Weights of 0 and 1 give each member its part of the data, as do
+            `validation=(X, Y, weights (E, d))`; `jm.data.folds(key, m, k)` makes those of cross-validation.
+        penalties: `jm.l2([0, 1e-4])` holds the strengths of two members; by layer they are `(E, K)`, or `(1, K)`.
+        keep: `(E,)`, or by layer `(E, K)` or `(1, K)`.
+        label_smoothing, input_noise, average, patience: each a number or `(E,)`.
+        shared_order: all members draw in training from the first key, so they see the same batches, masks and noise.
+            Settings are then compared under the same luck, and a batch is gathered, and multiplied by all first layers,
+            once. Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[0], ...)`.
+        members_at_once: trains that many at a time, with the same numbers, where memory is small.
+        mesh: of this process's devices; members lie along its axis `member`, batches and layers as by `fit`.
+    Returns:
+        A SweepResult; printed, it is a table, the best member first. A sweep is not saved on the way.
+    Raises:
+        ValueError: for bad input, before anything compiles.
+    Example:
+        >>> rates = jnp.geomspace(0.01, 1.0, 4)
+        >>> many = jm.sweep(net, (X, Y), keys=key, optimizer=optax.sgd, hyper={"learning_rate": rates}, epochs=2,
+        ...                 progress=False)
+        >>> many.params[0].W.shape, many.history["cost"].shape
+        ((4, 64, 784), (2, 4))
     """
-    entrants, varied = prepared(
-        net, data, keys=keys, optimizer=optimizer, hyper=hyper, batch_size=batch_size, initial=initial, scale=scale,
-        validation=validation, best_by=best_by, patience=patience, weights=weights, penalties=penalties, keep=keep,
-        label_smoothing=label_smoothing, input_noise=input_noise, average=average, augment=augment,
-        preprocess=preprocess, rule=rule, readout=readout, shared_order=shared_order, members_at_once=members_at_once,
-        mesh=mesh,
-    )  # fmt: skip
-    epochs = validate.whole(epochs, "epochs")
+    groups, varied = form_groups(locals())
+    total = validate.whole(epochs, "epochs")
     parts = []
-    with shown(epochs * len(entrants), "epoch", progress) as show:
-        for number, entrant in enumerate(entrants):
-            population = entrant.enter()
-            population.train(epochs, lambda done, row, before=number * epochs: show(before + done, summary(row)))
-            parts.append((entrant.index, population if len(entrants) == 1 else population.on_host()))
-    return gathered(parts, varied, stacked=isinstance(net, MLP))
+    with reporting.show(total * len(groups), "epoch", progress) as show:
+        for number, group in enumerate(groups):
+            population = group.begin()
+            population.train(total, lambda done, row, before=number * total: show(before + done, summarize(row)))
+            parts.append((group.index, population if len(groups) == 1 else population.move_to_host()))
+    return join(parts, varied, stacked=isinstance(net, MLP))
 
 
-class Entrant(NamedTuple):
-    """Members that one call trains together: which they are, and what makes their population."""
+class Group(NamedTuple):
+    """Members that one program trains together."""
 
-    index: np.ndarray
-    enter: Callable[[], Population]
+    index: np.ndarray  # their numbers; the fields below hold all members of their network
+    plan: Plan
+    axes: Data
+    initial: str | Initializer
+    runs: Run
+    params: Params | None  # from which every member starts; None: each from its own
+    data: Data
+    shared: PRNGKeyArray | None
+
+    def begin(self) -> Population:
+        """The population before its first epoch."""
+        index, plan, axes, initial, runs, params, data, shared = self
+        if len(index) != len(runs.key) or (np.diff(index) != 1).any():
+            runs, data = jax.tree.map(lambda array: array[index], runs), select_data(data, axes, index)
+        if params is not None:
+            copy = lambda array: jnp.broadcast_to(jnp.asarray(array), (len(index), *jnp.shape(array)))
+            runs = runs._replace(params=jax.tree.map(copy, params))
+        put = lambda array, axis: sharding.put(plan.mesh, array, *([] if axis is None else [sharding.MEMBER]))
+        return Population.begin(plan, axes, initial, runs, Data(*map(put, data, axes)), shared)
 
 
-def summary(row: dict[str, np.ndarray]) -> dict[str, float]:
-    """What is shown of a population while it trains: the best of each column."""
+def summarize(row: dict[str, np.ndarray]) -> dict[str, float]:
+    """The best of each column over the members, to show while a population trains."""
     best = lambda name: np.nanmax if name.endswith("accuracy") else np.nanmin
     return {f"best {name}": float(best(name)(of)) for name, of in row.items() if not np.isnan(of).all()}
 
 
-def prepared(
-    net, data, *, keys, optimizer, hyper=None, batch_size=None, initial: Any = "he", scale=None, validation=None,
-    best_by="cost", patience=None, weights=None, penalties=(), keep=None, label_smoothing=None, input_noise=None,
-    average=None, augment=None, preprocess=None, rule=rules.backprop, readout=None, shared_order=True,
-    members_at_once=None, mesh=None,
-) -> tuple[list[Entrant], dict[str, Any]]:  # fmt: skip
-    """What `sweep` is given, checked and grouped: by network, and by what is trained at once. And what differs."""
-    axis, each = members.Axis(), members.nets(net)
-    if not isinstance(net, MLP):
-        axis.seen("net", len(each))
-    keys = members.keys(keys, axis)
-    numbers = members.hyper(hyper, axis)
-    of = partial(members.number, axis=axis)
-    optional = lambda given, name, **limits: None if given is None else of(given, name, **limits)
-    distinct = list(dict.fromkeys(each))
-    regularised = members.regularisation(distinct, penalties, keep, label_smoothing, input_noise, axis)
-    average, scale = optional(average, "average", above=0, below=1), optional(scale, "scale")
-    waits = members.patience(patience, axis)
-    drawn = isinstance(initial, str) or callable(initial)
-    if isinstance(initial, str):
-        validate.one_of(initial, tuple(VARIANCES), "initial")
-    params, stacked = (None, False) if drawn else members.initial_params(distinct, initial, axis)
-    X, Y = settings.pair(data, "data")
-    X = validate.array(X, "X")
-    dtype = members.dtype_of(params, X, preprocess)
-    examples = {n: members.data(n, (X, Y, weights), validation, dtype, preprocess, axis) for n in distinct}
+def form_groups(arguments: dict[str, Any]) -> tuple[list[Group], dict[str, np.ndarray]]:
+    """The checked arguments of `sweep`, grouped by network and by `members_at_once`; and the settings that vary."""
+    net, data, axis = arguments.pop("net"), arguments.pop("data"), Axis()
+    nets = _read_nets(net, axis)
+    distinct = tuple(dict.fromkeys(nets))
+    given = settings.read(arguments, settings.Context(distinct, axis))
+    params, stacked = _read_initial(distinct, given.initial, axis)
+    dtype = _choose_dtype(params, data, given.preprocess)
+    examples = {n: read_data(Reading(n, dtype, given.preprocess, axis), data, given) for n in distinct}
     E = axis.members
-    varied = members.differing(axis, each, numbers, regularised, average, scale, waits)
-
-    spread = partial(members.spread, members=E)
-    all_members = Members(
-        keys=jnp.broadcast_to(keys, (E,)), hyper=spread(numbers, dtype=dtype),
-        regularisation=spread(regularised, dtype=dtype), patience=spread(waits, dtype=jnp.int32),
-        average=spread(average, dtype=dtype), scale=spread(scale, dtype=dtype), params=params if stacked else None,
-    )  # fmt: skip
-    shared = keys if keys.ndim == 0 else keys[0]
-    entrants = []
+    first_key = given.keys if given.keys.ndim == 0 else given.keys[0]
+    keys = jnp.broadcast_to(given.keys, (E,))
+    run = settings.make_run(given, dtype, key=first_key if given.shared_order else keys, weights_key=keys)
+    runs = _broadcast_to_members(run, E)._replace(params=params if stacked else None)
+    groups = []
     for one in distinct:
-        held, axes = examples[one]
-        m, Y = held.X.shape[0], held.Y if axes.Y is None else held.Y[0]
-        plan = Plan(
-            net=one,
-            optimizer=settings.optimizer_of(optimizer, {name: np.ravel(v)[0] for name, v in numbers.items()} or hyper),
-            batch_size=(size := settings.batch_size_of(batch_size, m, "shuffle")),
-            steps=math.ceil(m / size),
-            augment=settings.augmented(one, augment, held.X, preprocess),
-            preprocess=preprocess,
-            rule=rules.checked(rule),
-            readout=readout,
-            accuracy=metrics.predicts_classes(one, Y),
-            best_by=validate.one_of(best_by, ("cost", "accuracy"), "best_by"),  # pyright: ignore[reportArgumentType]
-            mesh=sharding.checked(mesh, one, (sharding.MEMBER, sharding.DATA, sharding.MODEL)),
-        )
-        if processes.several(mesh):
-            raise ValueError("mesh has devices of other processes, expected this one's: each may have its own sweep")
-        settings.check_divides(size, plan.mesh, 1, "shuffle")
-        settings.check_together(plan, weights is not None, patience, validation)
-        index = np.arange(E) if isinstance(net, MLP) else np.flatnonzero([n == one for n in each])
-        entrants += [
-            Entrant(part, partial(_enter, plan, axes, initial if drawn else "zeros", all_members, held,
-                                  shared if shared_order else None, None if stacked else params, part))
-            for part in _parts(index, members_at_once, sharding.length(mesh, sharding.MEMBER))
-        ]  # fmt: skip
-    return entrants, varied
+        data, axes = examples[one]
+        if data.weights is not None:  # relative to their mean, each member's to its own
+            data = data._replace(weights=data.weights / data.weights.mean(-1, keepdims=True))
+        plan = _make_plan(one, given, data, axes)
+        index = np.arange(E) if isinstance(net, MLP) else np.flatnonzero([n == one for n in nets])
+        initial, own = ("zeros", None if stacked else params) if params is not None else (given.initial, None)
+        shared = first_key if given.shared_order else None
+        parts = _split(index, given.members_at_once, sharding.length(plan.mesh, sharding.MEMBER))
+        groups += [Group(part, plan, axes, initial, runs, own, data, shared) for part in parts]
+    return groups, _find_varied(given, nets, axis)
 
 
-def _parts(index: np.ndarray, at_once: int | None, devices: int) -> list[np.ndarray]:
-    """`index` in parts of one length, at most `at_once`, that `devices` divide; filled up with the last entry."""
-    n = 1 if at_once is None else math.ceil(len(index) / validate.whole(at_once, "members_at_once"))
-    size = devices * math.ceil(len(index) / (n * devices))
-    filled = np.pad(index, (0, n * size - len(index)), mode="edge")
-    return list(filled.reshape(n, size))
+def _make_plan(net: MLP, given: SimpleNamespace, data: Data, axes: Data) -> Plan:
+    m = len(data.X)
+    size = sampling.choose_batch_size(given.batch_size, m, "shuffle")
+    mesh = sharding.check(given.mesh, net, (sharding.MEMBER, sharding.DATA, sharding.MODEL))
+    if processes.are_several(mesh):
+        raise ValueError("mesh has devices of other processes, expected this one's: each may have its own sweep")
+    accuracy = metrics.predicts_classes(net, data.Y if axes.Y is None else data.Y[0])
+    plan = settings.make_plan(net, given, mesh, accuracy=accuracy, batch_size=size, steps=math.ceil(m / size))
+    sampling.check_divides(size, mesh, 1, "shuffle")
+    settings.check_together(plan, given)
+    return plan
 
 
-def _enter(plan, axes, initial, all_members, data, shared, params, index) -> Population:
-    """The population of the members `index`; `params`, if given, are what each starts from."""
-    some = all_members
-    if len(index) != len(some.patience) or (np.diff(index) != 1).any():
-        some = jax.tree.map(lambda array: array[index], all_members)
-        data = members_of(data, axes, index)
+def _broadcast_to_members(run: Run, E: int) -> Run:
+    """The run with every number once for each member; a strength by layer is then `(E, K)`."""
+    one = lambda values: jnp.broadcast_to(values, (E, *values.shape[1:]) if values.ndim == 2 else (E,))
+    return jax.tree.map(one, run)
+
+
+def _read_nets(given: Any, axis: Axis) -> tuple[MLP, ...]:
+    """A network, or one for each member."""
+    each = (given,) if isinstance(given, MLP) else tuple(given) if isinstance(given, list | tuple) else ()
+    if not each or not all(isinstance(net, MLP) for net in each):
+        raise ValueError(f"net is {given!r}, expected an MLP, or a list with one for each member")
+    if len(widths := sorted({net.sizes[0] for net in each})) > 1:
+        raise ValueError(f"net has networks of {widths} inputs, expected as many in each: they see the same examples")
+    if not isinstance(given, MLP):
+        axis.add("net", len(each))
+    return each
+
+
+def _read_initial(nets: tuple[MLP, ...], given: Any, axis: Axis) -> tuple[Any, bool]:
+    """Parameters of one network, or stacked ones; None where weights are drawn. And whether they have a member axis."""
+    if isinstance(given, str):
+        validate.one_of(given, tuple(VARIANCES), "initial")
+    if isinstance(given, str) or callable(given):
+        return None, False
+    net, *others = nets
+    if others:
+        raise ValueError("initial holds parameters, expected a name or an initializer for networks of several shapes")
+    listed = isinstance(given, tuple | list) and bool(given)
+    first: Any = getattr(next(iter(given)), "W", 0) if listed else 0
+    if jnp.ndim(first) != 3:
+        validate.params(net, given)
+        return given, False
+    lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(given)}
+    if len(lengths) > 1:
+        raise ValueError(f"initial has arrays of {sorted(n for (n,) in lengths)} members, expected one number of them")
+    validate.params(net, jax.tree.map(lambda array: array[0], tuple(given)))
+    axis.add("initial", len(first))
+    return tuple(given), True
+
+
+def _choose_dtype(params: Params | None, data: Any, preprocess: Any) -> Any:
+    """That of the parameters; where they are drawn, that of the inputs if these go in unchanged."""
     if params is not None:
-        copies = lambda array: jnp.broadcast_to(jnp.asarray(array), (len(index), *jnp.shape(array)))
-        some = some._replace(params=jax.tree.map(copies, params))
-    at = lambda array, axis: sharding.placed(plan.mesh, array, *([] if axis is None else [sharding.MEMBER]))
-    data = Data(*map(at, data, axes))
-    return Population.enter(plan, axes, initial, some, data, shared)
+        return jnp.result_type(params[0].W)
+    if preprocess is None and isinstance(data, tuple) and data:
+        X = validate.array(data[0], "X")
+        return X.dtype if jnp.issubdtype(X.dtype, jnp.floating) else jnp.result_type(float)
+    return jnp.result_type(float)
+
+
+def _find_varied(given: SimpleNamespace, nets: tuple[MLP, ...], axis: Axis) -> dict[str, np.ndarray]:
+    """The settings in which members differ, by their names in the table."""
+    named = {"net": np.asarray([_name(net) for net in nets])} if "net" in axis.lengths else {}
+    numbers = {name: np.asarray(values) for name, values in settings.name_numbers(given).items()}
+    return named | {name: values for name, values in numbers.items() if values.ndim and len(values) == axis.members}
+
+
+def _name(net: MLP) -> str:
+    """Such as `784-64-10 relu`."""
+    return " ".join(["-".join(map(str, net.sizes)), *dict.fromkeys(f.name for f in net.hidden)])
+
+
+def _split(index: np.ndarray, at_once: int | None, devices: int) -> list[np.ndarray]:
+    """`index` in parts of one length, at most `at_once`, that `devices` divide; the last entry fills the last part."""
+    n = 1 if at_once is None else math.ceil(len(index) / at_once)
+    size = devices * math.ceil(len(index) / (n * devices))
+    return list(np.pad(index, (0, n * size - len(index)), mode="edge").reshape(n, size))

@@ -1,7 +1,12 @@
-"""A run on disk: its whole state, atomically, so that one killed at any moment goes on to the same bits."""
+"""A run on disk: its whole state, written atomically, so a run that is killed at any moment goes on to the same bits.
+
+One process writes a safetensors file; several write together by orbax. Either kind of run goes on from the files of the
+other.
+"""
 
 import json
 import zlib
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,108 +16,108 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import files, trees
-from jaxmlp.training import processes
-from jaxmlp.training.sharding import placed_like
-from jaxmlp.training.state import Data, Plan, TrainState
+from jaxmlp import files, sharded_trees, trees
+from jaxmlp.training import processes, settings
+from jaxmlp.training.sharding import put_like
+from jaxmlp.training.state import Data, Plan, Run, TrainState
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 Columns = dict[str, list[Any]]
 
 
+# A state by the names that files have used since version 0.1.0, in the order of TrainState's fields.
+Saved = namedtuple(
+    "Saved",
+    "params opt_state rule_state key epoch hyper regularisation first_cost patience stopped diverged best average",
+)
+
+
 @dataclass(frozen=True)
 class Checkpoints:
-    """A folder with the state after the last `every`-th epoch, and that after the best one on validation.
+    """A folder with the state after the last `every`-th epoch, and the state after the best one on validation.
 
-    Of several processes only the last; either kind of run goes on from what the other saved.
+    Several processes keep the last state only.
     """
 
     folder: Path
     every: int
-    run: dict[str, Any]  # what tells this run from another
+    run: dict[str, Any]  # tells this run from another
     mesh: Mesh | None = None  # over several processes: these write together
 
-    def restored(self, start: TrainState) -> tuple[TrainState, Columns] | None:
-        """The state and the history as they were saved last, None if nothing was; ValueError if by another run."""
-        path, by_hosts = self.folder / LAST, processes.written(self.folder)
-        processes.check_agreed(self.mesh, **{f"what is in {self.folder}": [path.exists(), by_hosts]})
+    def restore(self, start: TrainState) -> tuple[TrainState, Columns] | None:
+        """The newest state and its history; None if there is none; ValueError if another run wrote them."""
+        path, by_orbax = self.folder / LAST, sharded_trees.newest(self.folder)
+        processes.check_agreement(self.mesh, **{f"the content of {self.folder}": [path.exists(), by_orbax]})
         for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
             part.unlink(missing_ok=True)
-        if not path.exists() and by_hosts < 0:
+        if not path.exists() and by_orbax < 0:
             return None
         about: dict[str, Any] = files.read(path, "tree")[1]["about"] if path.exists() else {"done": -1}
-        newest, where = (about, path) if about["done"] >= by_hosts else processes.read_about(self.folder)
+        newest, where = (about, path) if about["done"] >= by_orbax else sharded_trees.read_about(self.folder)
         for name, value in self.run.items():
             if (saved := newest["run"].get(name)) != value:
                 raise ValueError(
-                    f"{where} is of another run, whose {name}: {saved}, now {value}; expected the same "
+                    f"{where} was written by another run ({name}: {saved}, here {value}); expected the same "
                     "arguments, or another folder"
                 )
+        like = Saved(*start)
         if newest is not about:
-            return processes.read(self.folder, start), newest["history"]
-        return placed_like(self.mesh, start, trees.read_tree(path, start)[0]), about["history"]
+            return TrainState(*sharded_trees.read(self.folder, like)), newest["history"]
+        return TrainState(*put_like(self.mesh, like, trees.read_tree(path, like)[0])), about["history"]
 
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
-        """Writes what is due after `done` epochs; `last`: of the run."""
+        """Writes the files that are due after `done` epochs; `last`: of the run."""
         about = {"run": self.run, "done": done, "history": columns}
         due = last or done % self.every == 0
-        if processes.several(self.mesh):
+        if processes.are_several(self.mesh):
             if due:
-                processes.write(self.folder, done, state, about)
+                sharded_trees.write(self.folder, done, Saved(*state), about)
             return
-        if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
-            trees.write_tree(self._made() / BEST, state, about)
-        if due:
-            trees.write_tree(self._made() / LAST, state, about)
-
-    def _made(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder
+        if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
+            trees.write_tree(self.folder / BEST, Saved(*state), about)
+        if due:
+            trees.write_tree(self.folder / LAST, Saved(*state), about)
 
 
-def described(plan: Plan, state: TrainState, data: Data, streamed: bool) -> dict[str, Any]:
-    """What must be the same for a run to go on; `state` and `data` are this process's own.
+def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:
+    """The JSON that tells a run from another; `state` and `data` are this process's own.
 
-    Functions are known by what they do to the first examples.
+    The table of settings says which settings it holds. Functions are known by their results on the first example.
     """
-    numbers = lambda array: None if array is None else np.asarray(array).tolist()
-    preprocessed = lambda x: None if plan.preprocess is None else plan.preprocess(x)
-    augmented = lambda x: None if plan.augment is None else plan.augment(jax.random.key(0), x)
-    first = lambda made: None if made is None else f"{processes.of_all(plan.mesh, [_crc(made)])[0]:08x}"
-    whole = lambda array: str(((plan.batch_size, *array.shape[1:]), array.dtype))
+    first = lambda made: None if made is None else f"{processes.allgather(plan.mesh, [_crc(made)])[0]:08x}"
     marks = {
+        **settings.tell(plan, run, saved=True),
         "network": repr(plan.net),
-        "parameters at the start": _mark(state.params),
-        "key": _mark(state.key),
-        "batch size": None if streamed else plan.batch_size,
-        "sampling": plan.sampling,
-        "rule": plan.rule.name,
-        "rule's state at the start": _mark(state.rule_state),
-        "readout": plan.readout is not None,
-        "hyper": {name: numbers(value) for name, value in state.hyper.items()},
-        "optimizer's first updates (checksum)": _mark(_first_updates(plan, state)),
-        "penalties": {p.kind.name: numbers(p.strength) for p in state.regularisation.penalties},
-        "keep": numbers(state.regularisation.keep),
-        "label_smoothing": numbers(state.regularisation.label_smoothing),
-        "input_noise": numbers(state.regularisation.input_noise),
-        "average": None if state.average is None else numbers(state.average.decay),
-        "patience": numbers(state.patience),
-        "best_by": plan.best_by,
-        "monitor": plan.monitor,
-        "first example preprocessed (checksum)": first(preprocessed(data.X[0])),
-        "first example augmented (checksum)": first(augmented(data.X[0])),
-        "shares": None if plan.shares == 1 else plan.shares,
-        "X (checksum)": whole(data.X) if streamed else _marks(plan, data.X),
-        "Y (checksum)": whole(data.Y) if streamed else _marks(plan, data.Y),
-        "weights and class_weights (checksum)": _marks(plan, data.weights),
-        "validation (checksum)": _mark((data.X_dev, data.Y_dev)),
+        "parameters at the start": mark(state.params),
+        "key": mark(state.key),
+        "rule's state at the start": mark(state.rule_state),
+        "optimizer's first updates (checksum)": mark(_first_updates(plan, state)),
+        "first example preprocessed (checksum)": first(plan.preprocess and plan.preprocess(data.X[0])),
+        "first example augmented (checksum)": first(plan.augment and plan.augment(jax.random.key(0), data.X[0])),
+        "X (checksum)": _mark_shares(plan, data.X),
+        "Y (checksum)": _mark_shares(plan, data.Y),
+        "weights and class_weights (checksum)": _mark_shares(plan, data.weights),
+        "validation (checksum)": mark((data.X_dev, data.Y_dev)),
     }
     return json.loads(json.dumps(marks))
 
 
+def describe_stream(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:
+    """The same for a stream: of its data only the form of the first batch is known."""
+    form = lambda array: str(((plan.batch_size, *array.shape[1:]), array.dtype))
+    known = {"batch size": None, "X (checksum)": form(data.X), "Y (checksum)": form(data.Y)}
+    return describe(plan, run, state, data) | known
+
+
+def mark(tree: Any) -> str | None:
+    """A checksum of a pytree's arrays; None if it has none."""
+    return f"{_crc(tree):08x}" if jax.tree.leaves(tree) else None
+
+
 def _first_updates(plan: Plan, state: TrainState) -> Any:
-    """What the optimiser makes of three gradients of 1: two optimisers of one form are told apart by it."""
+    """The optimizer's updates for three gradients of 1: a fingerprint for optimizers with equal state shapes."""
     optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
     value = jnp.ones((), state.params[0].W.dtype)
     known, made = state.opt_state, []
@@ -124,17 +129,12 @@ def _first_updates(plan: Plan, state: TrainState) -> Any:
     return made, known
 
 
-def _marks(plan: Plan, array: Any) -> str | None:
-    """Of examples a checksum a share, those of all processes."""
+def _mark_shares(plan: Plan, array: Any) -> str | None:
+    """A checksum of the examples or, with shares, one for each share of all processes."""
     if array is None or plan.shares == 1:
-        return _mark(array)
+        return mark(array)
     shares = np.split(np.asarray(array), plan.shares // processes.count(plan.mesh))
-    return " ".join(f"{crc:08x}" for crc in processes.of_all(plan.mesh, [_crc(share) for share in shares]))
-
-
-def _mark(tree: Any) -> str | None:
-    """A checksum of a pytree's arrays."""
-    return f"{_crc(tree):08x}" if jax.tree.leaves(tree) else None
+    return " ".join(f"{crc:08x}" for crc in processes.allgather(plan.mesh, [_crc(share) for share in shares]))
 
 
 def _crc(tree: Any) -> int:

@@ -1,4 +1,4 @@
-"""What to watch while a network learns, each a readout of one trace of at most 1,024 training examples an epoch.
+"""Numbers to watch while a network learns: readouts of one trace of at most 1,024 training examples an epoch.
 
 Sources: notes 004, 002 (saturated units have small gradients); Glorot and Bengio 2010 for the pictures by layer;
 McCandlish et al. 2018 for the noise scale.
@@ -9,7 +9,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxmlp._backward import backprop
+from jaxmlp._backward import trace_of
+from jaxmlp._forward import network_inputs
 from jaxmlp.activations import Activation
 from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
 from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
@@ -18,22 +19,20 @@ NEAR = 0.05  # a unit is saturated within this part of its range from either end
 
 
 def monitors(plan: Plan, state: TrainState, data: Data) -> dict[str, Array]:
-    """`delta_norm (K,)`, `dead (K-1,)`, `saturated (K-1,)`, `update_ratio (K,)` and `noise_scale ()` after an epoch.
+    """The monitors after an epoch.
 
-    - `delta_norm`: `||delta^l||`, the mean over the examples.
-    - `dead`: the share of a hidden layer's units whose `f'(z)` is 0 for every example.
-    - `saturated`: the share of a hidden layer's activations within 5% of either end of a range that has both.
-    - `update_ratio`: `||dW|| / ||W||` of the optimiser's next step.
-    - `noise_scale`: the batch size at which gradient and noise are equally large; NaN for fewer than 2 examples.
+    Returns:
+        `delta_norm (K,)`: `||delta^l||`, the mean over the examples.
+        `dead (K-1,)`: the share of a hidden layer's units whose `f'(z)` is 0 for every example.
+        `saturated (K-1,)`: the share of a hidden layer's activations within 5% of an end of a range that has two.
+        `update_ratio (K,)`: `||dW|| / ||W||` of the optimizer's next step.
+        `noise_scale ()`: the batch size at which gradient and noise are equally large; NaN for fewer than 2 examples.
     """
     every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
     X, Y = data.X[::every][:FIRST_EXAMPLES], data.Y[::every][:FIRST_EXAMPLES]
-    trace = backprop(
-        plan.net, state.params, X, Y, preprocess=plan.preprocess, rule=plan.rule, rule_state=state.rule_state
-    )
-    grads = mean_gradient(trace)
-    for penalty in state.regularisation.penalties:
-        grads = penalty.gradient(state.params, grads)
+    X = network_inputs(X, plan.preprocess, state.params[0].W.dtype)
+    trace = trace_of(plan.net, state.params, X, Y, None, plan.rule, state.rule_state)
+    grads = state.regularization.gradient(state.params, mean_gradient(trace))
     hidden = list(zip(plan.net.hidden, trace.pre_activations, strict=False))
     return {
         "delta_norm": delta_norms(trace).mean(0),
@@ -45,12 +44,12 @@ def monitors(plan: Plan, state: TrainState, data: Data) -> dict[str, Array]:
 
 
 def dead(f: Activation, z: Float[Array, "m o"]) -> Bool[Array, " o"]:
-    """Units that pass no error down for any example."""
+    """The units that pass no error down, whatever the example."""
     return (f.df(z) == 0).all(0)
 
 
 def saturated(f: Activation, z: Float[Array, "m o"]) -> Bool[Array, "m o"]:
-    """Activations near either end of their range; none of an activation that is not bounded on both sides."""
+    """The activations near an end of their range; none where the range has no two ends."""
     low, high = f.range
     if not math.isfinite(high - low):
         return jnp.zeros(z.shape, bool)

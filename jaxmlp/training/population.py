@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,66 +13,43 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxmlp import trees
 from jaxmlp.initializers import Initializer
-from jaxmlp.network import TINY, Params, init
-from jaxmlp.training._epoch import Metrics, epoch, start
+from jaxmlp.network import Params
+from jaxmlp.products import TINY
+from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
+from jaxmlp.training.result import History, SweepResult
 from jaxmlp.training.sharding import MEMBER, along, length
-from jaxmlp.training.state import Data, Plan, Regularisation, TrainState
+from jaxmlp.training.state import Data, Plan, Run, TrainState, split_key
 
-# A call takes so many epochs that what starting it costs does not show: of networks for XOR hundreds, of MNIST one.
+# A call takes enough epochs to hide the cost of starting it: of networks for XOR hundreds, of MNIST one.
 OPERATIONS_A_CALL, EPOCHS_A_CALL = 5e8, 1000
 
 
-class Members(NamedTuple):
-    """What tells members apart; each array has a member axis in front."""
-
-    keys: PRNGKeyArray
-    hyper: dict[str, Array]
-    regularisation: Regularisation
-    patience: Array
-    average: Array | None = None
-    scale: Array | None = None  # of the initial weights
-    params: Params | None = None  # the initial ones; None: drawn
-
-
 @partial(jax.jit, static_argnames=("plan", "axes", "initial"))
-def started(
-    plan: Plan, axes: Data, initial: str | Initializer, members: Members, data: Data, shared: PRNGKeyArray | None
-) -> TrainState:
-    """The states before the first epoch; `axes` are the member axes of `data`, `shared` is the training key of all."""
-
-    def one(member: Members, data: Data) -> TrainState:
-        params = member.params
-        if params is None:
-            dtype = data.X.dtype if jnp.issubdtype(data.X.dtype, jnp.floating) and plan.preprocess is None else None
-            params = init(plan.net, member.keys, initial, dtype=dtype)
-        if member.scale is not None:
-            params = tuple(layer._replace(W=member.scale.astype(layer.W.dtype) * layer.W) for layer in params)
-        key = member.keys if shared is None else shared
-        return start(plan, params, data, key, member.hyper, member.patience, None, member.regularisation,
-                     member.average)  # fmt: skip
-
-    members = along(plan.mesh, MEMBER, members)
-    states = jax.vmap(one, (0, axes), spmd_axis_name=_axis_of(plan, len(members.keys)))(members, data)
+def begin_all(plan: Plan, axes: Data, initial: str | Initializer, runs: Run, data: Data) -> TrainState:
+    """The states before the first epoch; `runs` have a member axis in front, `axes` are the member axes of `data`."""
+    runs = along(plan.mesh, MEMBER, runs)
+    one = lambda run, data: begin(plan, run, data, initial)
+    states = jax.vmap(one, (0, axes), spmd_axis_name=_axis_of(plan, len(runs.key)))(runs, data)
     return along(plan.mesh, MEMBER, states)
 
 
 def _axis_of(plan: Plan, members: int) -> str | None:
-    """The mesh's axis that the members lie along, if it divides them."""
+    """The mesh's axis for members, if it divides them."""
     devices = length(plan.mesh, MEMBER)
     return MEMBER if devices > 1 and members % devices == 0 else None
 
 
 @partial(jax.jit, static_argnames=("plan", "axes", "most"), donate_argnames="states")
-def advanced(
+def advance(
     plan: Plan, axes: Data, most: int, states: TrainState, data: Data, shared: PRNGKeyArray | None, n: Array
 ) -> tuple[TrainState, Metrics, Any, Array]:
-    """`n <= most` epochs of all members: states, metrics `(most, E)`, the shared key, and how many there were.
+    """`n <= most` epochs of all members: states, metrics `(most, E)`, the shared key, and the number of epochs done.
 
-    It ends early when every member has stopped; the metrics of one that has are NaN. `shared` stands for the states'
+    It ends early when every member has stopped; the metrics of a stopped member are NaN. `shared` replaces the states'
     keys.
     """
-    # Where products are written out, entry by entry, a CPU's vectors run along members that come last in memory; a
-    # larger product is a call for all members at once, or one each, and wants them first.
+    # A CPU's vectors run along members that come last in memory where products are written out, entry by entry. A
+    # larger product is one call for all members, or one each, and wants them first.
     axis = -1 if max(math.prod(shape) for shape in plan.net.shapes) <= TINY else 0
 
     def one(state: TrainState, data: Data, key: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
@@ -82,34 +59,34 @@ def advanced(
         return after, {name: jnp.where(state.stopped, jnp.nan, score) for name, score in scores.items()}
 
     def all_of_them(states: TrainState, shared: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
-        key = None if shared is None else jax.random.split(shared)[1]  # as `epoch_key`
+        key = None if shared is None else split_key(shared)[1]
         each = jax.vmap(one, (axis, axes, None), (axis, 0), spmd_axis_name=_axis_of(plan, len(states.epoch)))
         return each(states, data, key)
 
     def body(carry):
         i, states, shared, history = carry
         states, scores = all_of_them(states, shared)
-        shared = None if shared is None else jax.random.split(shared)[0]
+        shared = None if shared is None else split_key(shared)[0]
         return i + 1, states, shared, {name: history[name].at[i].set(score) for name, score in scores.items()}
 
-    moved = lambda source, to: lambda array: jnp.moveaxis(array, source, to) if array.ndim > 1 else array
-    states = jax.tree.map(moved(0, axis), states)
+    move = lambda source, to: lambda array: jnp.moveaxis(array, source, to) if array.ndim > 1 else array
+    states = jax.tree.map(move(0, axis), states)
     _, like = jax.eval_shape(all_of_them, states, shared)
     history = {name: jnp.full((most, *score.shape), jnp.nan, score.dtype) for name, score in like.items()}
-    going_on = lambda carry: (carry[0] < n) & ~carry[1].stopped.all()
+    is_running = lambda carry: (carry[0] < n) & ~carry[1].stopped.all()
     first = (jnp.zeros((), jnp.int32), states, shared, history)
-    done, states, shared, history = jax.lax.while_loop(going_on, body, first)
-    return jax.tree.map(moved(axis, 0), states), history, shared, done
+    done, states, shared, history = jax.lax.while_loop(is_running, body, first)
+    return jax.tree.map(move(axis, 0), states), history, shared, done
 
 
-def members_of(data: Data, axes: Data, index: np.ndarray) -> Data:
+def select_data(data: Data, axes: Data, index: np.ndarray) -> Data:
     """The examples of some members."""
     own = {name: getattr(data, name)[index] for name, axis in axes._asdict().items() if axis is not None}
     return data._replace(**own)
 
 
 @jax.jit
-def _kept(states: TrainState) -> Params:
+def _best_params(states: TrainState) -> Params:
     def one(state: TrainState) -> Params:
         if state.best is None:
             return state.evaluated
@@ -121,39 +98,32 @@ def _kept(states: TrainState) -> Params:
 
 @dataclass
 class Population:
-    """Members of one shape as far as they are trained."""
+    """Members of one shape, after some epochs."""
 
     plan: Plan
     axes: Data  # 0 where `data` has a member axis, else None
     data: Data
     states: TrainState
-    shared: PRNGKeyArray | None  # the states' key, where all have the same
+    shared: PRNGKeyArray | None  # replaces the states' keys, where members share their batches
     history: list[dict[str, np.ndarray]] = field(default_factory=list)  # of each call, `(epochs, E)` a column
 
     @classmethod
-    def enter(
-        cls,
-        plan: Plan,
-        axes: Data,
-        initial: str | Initializer,
-        members: Members,
-        data: Data,
-        shared: PRNGKeyArray | None,
+    def begin(
+        cls, plan: Plan, axes: Data, initial: str | Initializer, runs: Run, data: Data, shared: PRNGKeyArray | None
     ) -> "Population":
-        """Members before their first epoch."""
-        states = started(plan, axes, initial, members, data, shared)
-        # `start` splits a key in two, the state's first.
-        return cls(plan, axes, data, states, None if shared is None else jax.random.split(shared)[0])
+        """Members before their first epoch; `shared` is the key of them all, where they share their batches."""
+        states = begin_all(plan, axes, initial, runs, data)
+        return cls(plan, axes, data, states, None if shared is None else split_key(shared)[0])
 
     def train(self, epochs: int, report: Callable[[int, dict[str, np.ndarray]], None]) -> None:
-        """That many epochs more, fewer if all stop; `report` is called with the number of those done and the last."""
+        """Trains that many epochs more, fewer if all stop; calls `report` with the number done and the last metrics."""
         weights = sum(math.prod(shape) for shape in self.plan.net.shapes)
         operations = 6 * weights * self.plan.steps * self.plan.batch_size * len(self.states.epoch)
         most = int(min(max(OPERATIONS_A_CALL // operations, 1), EPOCHS_A_CALL))
         done = 0
         while done < epochs:
             n = min(most, epochs - done)
-            self.states, history, self.shared, count = advanced(
+            self.states, history, self.shared, count = advance(
                 self.plan, self.axes, most, self.states, self.data, self.shared, jnp.asarray(n, jnp.int32)
             )
             count = int(count)
@@ -165,14 +135,14 @@ class Population:
                 break
 
     def select(self, index: np.ndarray) -> "Population":
-        """Only these members, with what is theirs."""
+        """The population of these members only."""
         of = lambda tree: jax.tree.map(lambda array: array[index], tree)
-        data = members_of(self.data, self.axes, index)
+        data = select_data(self.data, self.axes, index)
         rows = [{name: column[:, index] for name, column in part.items()} for part in self.history]
         return Population(self.plan, self.axes, data, of(self.states), self.shared, rows)
 
-    def on_host(self) -> "Population":
-        """The same with the states in NumPy, which leaves the device's memory to the next population."""
+    def move_to_host(self) -> "Population":
+        """The same with the states in NumPy, so that the device's memory is free for the next population."""
         states = jax.tree.map(lambda array: array if trees.is_key(array) else np.asarray(array), self.states)
         return replace(self, states=states)
 
@@ -183,12 +153,12 @@ class Population:
 
     @property
     def params(self) -> Params:
-        """Each member's best weights on the validation examples; without any its last."""
-        return _kept(self.states)
+        """Each member's best weights on the validation examples; without any, its last."""
+        return _best_params(self.states)
 
     @property
     def scores(self) -> np.ndarray:
-        """Each member's best score on the validation examples, or its last cost; of one that diverged infinite."""
+        """Each member's best score on the validation examples, or its last cost; infinite where it diverged."""
         diverged = np.asarray(self.states.diverged)
         if self.states.best is not None:
             score = np.asarray(self.states.best.score)
@@ -196,3 +166,64 @@ class Population:
             row = np.maximum(np.asarray(self.states.epoch) + diverged - 1, 0)
             score = self.columns["cost"][row, np.arange(len(row))]
         return np.where(diverged | ~np.isfinite(score), np.inf, score)
+
+
+def join(parts: list[tuple[np.ndarray, Population]], settings: dict[str, np.ndarray], stacked: bool) -> SweepResult:
+    """The result of populations, in the order of the member numbers that stand beside each."""
+    index = np.concatenate([numbers for numbers, _ in parts])
+    order = np.unique(index, return_index=True)[1]  # drops the repeated members of a part, too
+    concatenate = lambda arrays: np.concatenate([np.asarray(array) for array in arrays])[order]
+    populations = [population for _, population in parts]
+    states = [population.states for population in populations]
+    each = lambda of: concatenate([of(state) for state in states])
+    diverged = each(lambda state: state.diverged)
+    best = None if states[0].best is None else each(lambda state: state.best.epoch)  # pyright: ignore
+    together = lambda trees: _together(trees, index, order, stacked)
+    return SweepResult(
+        params=together([population.params for population in populations]),
+        last_params=together([state.params for state in states]),
+        history=_history([population.columns for population in populations], order),
+        best_epoch=best,
+        stopped_early=each(lambda state: state.stopped) & ~diverged,
+        diverged=diverged,
+        scores=concatenate([population.scores for population in populations]),
+        epochs=each(lambda state: state.epoch) + diverged,
+        settings=settings,
+        states=together(states),
+    )
+
+
+def _together(trees: list[Any], index: np.ndarray, order: np.ndarray, stacked: bool) -> Any:
+    """Joins trees along their member axis; where shapes differ, a list with one tree a member."""
+    if not stacked:
+        each = [jax.tree.map(lambda a, i=i: a[i], tree) for tree in trees for i in range(_members(tree))]
+        return [each[i] for i in order]
+    if len(trees) == 1 and len(order) == len(index):
+        return trees[0]
+
+    def one(*arrays):
+        if isinstance(arrays[0], np.ndarray):
+            return np.concatenate(arrays)[order]
+        return jnp.concatenate(arrays)[order]
+
+    return jax.tree.map(one, *trees)
+
+
+def _members(tree: Any) -> int:
+    return len(jax.tree.leaves(tree)[0])
+
+
+def _history(parts: list[History], order: np.ndarray) -> History:
+    """`epoch`, and the columns of all parts side by side: NaN below the shorter ones, and where a part has none."""
+    n = max(len(columns["cost"]) for columns in parts)
+    names = [name for name in COLUMNS if any(name in columns for columns in parts)]
+
+    def pad(columns: History, name: str) -> np.ndarray:
+        column = columns[name] if name in columns else np.full_like(columns["cost"], np.nan)
+        return np.pad(column, ((0, n - len(column)), (0, 0)), constant_values=np.nan)
+
+    if len(parts) == 1 and len(order) == len(parts[0]["cost"][0]):  # which may be large
+        side_by_side = {name: parts[0][name] for name in names}
+    else:
+        side_by_side = {name: np.concatenate([pad(c, name) for c in parts], axis=1)[:, order] for name in names}
+    return {"epoch": np.arange(1, n + 1), **side_by_side}

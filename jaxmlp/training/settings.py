@@ -1,116 +1,258 @@
-"""What `fit` is given, checked and made arrays before anything is compiled."""
+"""The table of settings, one row each: all that `fit`, `sweep`, `search`, checkpoints and processes know of a setting.
 
+A new setting is a row here, its field in the state or the plan, and the step that uses it; `fit` and `sweep` also name
+it in their signatures. Rules that span several settings are functions, below the table.
+"""
+
+import dataclasses
 import inspect
-import math
-from pathlib import Path
-from typing import Any
+import reprlib
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxmlp import metrics, validate
+from jaxmlp import penalties, rules, trees, validate
 from jaxmlp.network import MLP
-from jaxmlp.training import processes, regularization, sharding
-from jaxmlp.training.regularization import Penalty
-from jaxmlp.training.state import Data, Plan, Regularisation
-
-FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
-
-
-def arrays(net, dtype, data, weights, class_weights, validation, preprocess) -> Data:
-    """`data = (X, Y)` and `validation` as arrays; the weights multiplied."""
-    X, Y = pair(data, "data")
-    X = validate.inputs(net, X, dtype, preprocess)
-    Y = validate.targets(net, Y, X.shape[0])
-    if weights is not None:
-        weights = validate.example_weights(weights, X.shape[0], dtype)
-    if class_weights is not None:
-        each = of_classes(net, class_weights, Y, dtype)
-        weights = each if weights is None else weights * each
-    return Data(X, Y, weights, *held_out(net, validation, dtype, preprocess))
+from jaxmlp.penalties import Penalty
+from jaxmlp.training.examples import Axis
+from jaxmlp.training.regularization import Regularization
+from jaxmlp.training.state import Plan, Run
 
 
-def held_out(net: MLP, validation: Any, dtype: Any, preprocess: Any) -> tuple:
-    """The validation examples and their weights, None where there are none."""
-    if validation is None:
-        return None, None, None
-    X, Y, weights = weighted(validation, "validation")
-    X = validate.inputs(net, X, dtype, preprocess, name="validation X")
-    Y = validate.targets(net, Y, X.shape[0], name="validation Y")
-    if weights is not None:
-        weights = validate.example_weights(weights, X.shape[0], dtype, name="validation weights")
-    return X, Y, weights
+class Context(NamedTuple):
+    """What a value must fit: the networks it is for, and the member axis, None for a single run."""
+
+    nets: tuple[MLP, ...]
+    axis: Axis | None = None
 
 
-def of_classes(net: MLP, class_weights: Any, Y: jax.Array, dtype: Any) -> jax.Array:
-    """Each example's weight by its class; a single output has the classes 0 and 1."""
-    k = max(2, net.sizes[-1])
-    given = validate.array(class_weights, "class_weights")
-    if given.shape != (k,):
-        raise ValueError(f"class_weights has shape {given.shape}, expected one weight for each of the {k} classes")
-    if not metrics.predicts_classes(net, Y):
-        raise ValueError(f"class_weights is given, but loss {net.loss.name!r} with these labels predicts no classes")
-    return validate.example_weights(given, k, dtype, name="class_weights")[metrics.classes(Y)]
-
-
-def augmented(net: MLP, augment: Any, X: jax.Array, preprocess: Any) -> Any:
-    """`augment`, if it turns an example into one that the network (or `preprocess`) takes as well."""
-    if augment is None:
-        return None
-    if not callable(augment):
-        raise ValueError(f"augment is {augment!r}, expected a function of a key and one example")
-    example = jax.ShapeDtypeStruct(X.shape[1:], X.dtype)
-    try:
-        made = jax.eval_shape(augment, jax.eval_shape(lambda: jax.random.key(0)), example)
-    except TypeError as error:
-        raise ValueError(f"augment fails on a key and an example {example.shape}: {error}") from None
-    shape, dtype = getattr(made, "shape", None), getattr(made, "dtype", None)
-    if shape != example.shape or (preprocess is None and dtype != example.dtype):
-        raise ValueError(
-            f"augment turns an example {example.shape} of {example.dtype} into {shape} of {dtype}, expected the same"
-        )
-    return augment
-
-
-def regularisation(net: MLP, given_penalties, keep, label_smoothing, input_noise, dtype) -> Regularisation:
-    """The strengths as arrays of the parameters' dtype."""
-    each = regularization.checked(net, given_penalties)
-    each = tuple(Penalty(penalty.kind, jnp.asarray(penalty.strength).astype(dtype)) for penalty in each)
-    if keep is not None:
-        keep = regularization.checked_keep(net, keep).astype(dtype)
-    if label_smoothing is not None:
-        check_smoothed(net)
-        label_smoothing = jnp.asarray(
-            validate.number(label_smoothing, "label_smoothing", above=0, below=1, or_equal=True), dtype
-        )
-    if input_noise is not None:
-        input_noise = jnp.asarray(validate.number(input_noise, "input_noise", above=0, or_equal=True), dtype)
-    return Regularisation(each, keep, label_smoothing, input_noise)
-
-
-def check_smoothed(net: MLP) -> None:
-    """Refuses to smooth labels that are no classes."""
-    if net.loss.targets == "real":
-        raise ValueError(f"label_smoothing is given, but loss {net.loss.name!r} takes numbers, not classes")
-
-
-def pair(given: Any, name: str) -> tuple[Any, Any]:
-    """`given`, if it is `(X, Y)`."""
-    if not isinstance(given, tuple) or len(given) != 2:
-        got = f"a tuple of {len(given)}" if isinstance(given, tuple) else f"a {type(given).__name__}"
-        raise ValueError(f"{name} is {got}, expected a tuple (X, Y)")
+def as_given(given: Any, name: str, context: Context) -> Any:
+    """The value itself: a rule that spans settings, or the data's reader, checks it."""
     return given
 
 
-def weighted(given: Any, name: str) -> tuple[Any, Any, Any]:
-    """`given`, if it is `(X, Y)` or `(X, Y, weights)`; the weights are None without any."""
-    return given if isinstance(given, tuple) and len(given) == 3 else (*pair(given, name), None)
+def number(whole: bool = False, layers: bool = False, **bounds: float) -> Callable[[Any, str, Context], Any]:
+    """The reader of a number: one for all members or one each; with `layers` also one for each layer."""
+
+    def read(given: Any, name: str, context: Context) -> Any:
+        if given is None:
+            return None
+        values = validate.numbers(given, name, whole, **bounds)
+        _check_shape(values, name, context, layers)
+        return values if whole or jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+
+    return read
 
 
-def optimizer_of(optimizer: Any, hyper: dict[str, Any] | None) -> Any:
-    """`optimizer`, if it is an optax transformation, or a factory that makes one of `hyper`."""
+def _check_shape(values: jax.Array, name: str, context: Context, layers: bool) -> None:
+    """A number; by a sweep also `(E,)`; with `layers` also `(K,)` by `fit` and `(1, K)` or `(E, K)` by a sweep."""
+    depths = {net.depth for net in context.nets}
+    if context.axis is None:
+        if values.ndim and (not layers or values.shape != (max(depths),)):
+            each = f", or one for each of the {max(depths)} layers" if layers else ""
+            raise ValueError(f"{name} has shape {values.shape}, expected a number{each}")
+        return
+    if values.ndim > (2 if layers else 1):
+        each = ", or (members, layers)" if layers else ""
+        raise ValueError(f"{name} has shape {values.shape}, expected a number, or one for each member{each}")
+    if values.ndim == 2 and {values.shape[1]} != depths:
+        each = " or ".join(map(str, sorted(depths)))
+        raise ValueError(f"{name} has shape {values.shape}, expected {each} columns, one for each layer")
+    if values.ndim and not (values.ndim == 2 and len(values) == 1):
+        context.axis.add(name, len(values))
+
+
+def _read_hyper(given: Any, name: str, context: Context) -> dict[str, Any]:
+    """The optimizer factory's arguments, by name."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"hyper is {given!r}, expected a dict such as {{'learning_rate': 0.1}}")
+    for key, value in (given or {}).items():
+        if callable(value):
+            raise ValueError(f"hyper[{key!r}] is a function; pass a schedule in an optimizer: optax.sgd(schedule)")
+        if value is None or isinstance(value, bool | str):
+            raise ValueError(
+                f"hyper[{key!r}] is {value!r}, expected a finite number; give other values to the factory: "
+                f"functools.partial(optax.sgd, {key}={value!r})"
+            )
+    return {key: number()(value, f"hyper[{key!r}]", context) for key, value in (given or {}).items()}
+
+
+def _read_penalties(given: Any, name: str, context: Context) -> tuple[Penalty, ...]:
+    read = number(layers=True)
+    return tuple(Penalty(p.kind, read(p.strength, p.kind.name, context)) for p in penalties.as_tuple(given))
+
+
+def _read_smoothing(given: Any, name: str, context: Context) -> Any:
+    for net in context.nets:
+        if given is not None and net.loss.targets == "real":
+            raise ValueError(f"{name} is given, but loss {net.loss.name!r} takes numbers, not classes")
+    return number(least=0, at_most=1)(given, name, context)
+
+
+def _read_whole(given: Any, name: str, context: Context) -> int | None:
+    return None if given is None else validate.whole(given, name)
+
+
+def _read_one_of(*names: str) -> Callable[[Any, str, Context], Any]:
+    return lambda given, name, context: validate.one_of(given, names, name)
+
+
+def _read_function(words: str) -> Callable[[Any, str, Context], Any]:
+    def read(given: Any, name: str, context: Context) -> Any:
+        if given is not None and not callable(given):
+            raise ValueError(f"{name} is {given!r}, expected a function of {words}")
+        return given
+
+    return read
+
+
+def _read_keys(given: Any, context: Context) -> jax.Array:
+    """One key, or one for each member."""
+    if isinstance(given, jax.Array):
+        if given.dtype == jnp.uint32 and given.ndim in (1, 2):
+            given = jax.random.wrap_key_data(given)
+        if trees.is_key(given) and given.ndim <= 1:
+            if given.ndim and context.axis is not None:
+                context.axis.add("keys", len(given))
+            return given
+    raise ValueError(
+        f"keys is {reprlib.repr(given)}, expected a key, or an array of them such as "
+        "jax.random.split(jax.random.key(0), 8)"
+    )
+
+
+def _tell_value(value: Any) -> Any:
+    return value
+
+
+def _tell_numbers(value: Any) -> Any:
+    return None if value is None else np.asarray(value).tolist()
+
+
+def _tell_each(hyper: dict[str, Any]) -> dict[str, Any]:
+    return {name: _tell_numbers(value) for name, value in hyper.items()}
+
+
+def _tell_penalties(given: tuple[Penalty, ...]) -> dict[str, Any]:
+    return {penalty.kind.name: _tell_numbers(penalty.strength) for penalty in given}
+
+
+def _tell_given(value: Any) -> bool:
+    return value is not None
+
+
+class Setting(NamedTuple):
+    """A row of the table."""
+
+    default: Any = None
+    read: Callable[[Any, str, Context], Any] = as_given  # checks the value, and gives it as the run keeps it
+    by_member: bool = False  # traced, and the members of a sweep may differ in it; else compiled in, or outside
+    searched: bool = False  # a name in the space of a search
+    tell: Callable[[Any], Any] | None = None  # the JSON in which all processes must agree
+    saved: str | None = None  # a checkpoint keeps the same JSON, by this name ("": the setting's own)
+
+
+def _strength(read: Callable[[Any, str, Context], Any]) -> Setting:
+    return Setting(None, read, by_member=True, searched=True, tell=_tell_numbers, saved="")
+
+
+REQUIRED = inspect.Parameter.empty
+
+TABLE: dict[str, Setting] = {
+    # Traced: another value never recompiles.
+    "key": Setting(REQUIRED, lambda given, name, context: validate.key(given)),
+    "keys": Setting(REQUIRED, lambda given, name, context: _read_keys(given, context)),
+    "hyper": Setting(None, _read_hyper, by_member=True, tell=_tell_each, saved=""),
+    "penalties": Setting((), _read_penalties, by_member=True, tell=_tell_penalties, saved=""),
+    "keep": _strength(number(layers=True, above=0, at_most=1)),
+    "label_smoothing": _strength(_read_smoothing),
+    "input_noise": _strength(number(least=0)),
+    "average": _strength(number(least=0, below=1)),
+    "scale": Setting(None, number(), by_member=True, searched=True),
+    "patience": Setting(None, number(whole=True, least=1), by_member=True, tell=_tell_numbers, saved=""),
+    "rule_state": Setting(None, tell=_tell_given),
+    # Compiled in: the fields of a plan.
+    "optimizer": Setting(REQUIRED),
+    "batch_size": Setting(None, _read_whole, searched=True, tell=_tell_value, saved="batch size"),
+    "sampling": Setting("shuffle", _read_one_of("shuffle", "replacement", "poisson"), tell=_tell_value, saved=""),
+    "augment": Setting(None, _read_function("a key and one example"), tell=_tell_given),
+    "preprocess": Setting(None, _read_function("one example"), tell=_tell_given),
+    "rule": Setting(
+        rules.backprop, lambda given, name, context: rules.check(given), tell=lambda rule: rule.name, saved=""
+    ),
+    "readout": Setting(None, _read_function("a trace, weights and a key"), tell=_tell_given, saved=""),
+    "best_by": Setting("cost", _read_one_of("cost", "accuracy"), tell=_tell_value, saved=""),
+    "monitor": Setting(False, tell=_tell_value, saved=""),
+    "mesh": Setting(None),
+    "shares": Setting(None, _read_whole, tell=lambda shares: None if shares == 1 else shares, saved=""),
+    # Outside the compiled program.
+    "epochs": Setting(None, _read_whole),
+    "steps": Setting(None, _read_whole),
+    "validate_every": Setting(None, _read_whole),
+    "validation": Setting(None),
+    "weights": Setting(None),
+    "class_weights": Setting(None),
+    "initial": Setting("he", searched=True),
+    "shared_order": Setting(True),
+    "members_at_once": Setting(None, _read_whole),
+    "callback": Setting(None),
+    "log": Setting(None),
+    "checkpoints": Setting(None),
+    "checkpoint_every": Setting(1, _read_whole),
+    "progress": Setting(True),
+}
+
+
+def read(arguments: Mapping[str, Any], context: Context) -> SimpleNamespace:
+    """Every setting among the arguments, checked, by its name; `arguments` are the values as they came."""
+    values = {name: row.read(arguments[name], name, context) for name, row in TABLE.items() if name in arguments}
+    return SimpleNamespace(**values, arguments=arguments)
+
+
+def make_run(given: SimpleNamespace, dtype: Any, **others: Any) -> Run:
+    """The traced values, floating-point ones in the parameters' dtype, and `others` of Run's fields."""
+    cast = lambda values: values.astype(dtype) if jnp.issubdtype(values.dtype, jnp.floating) else values
+    values = {name: jax.tree.map(cast, getattr(given, name)) for name, row in TABLE.items()
+              if row.by_member and hasattr(given, name)}  # fmt: skip
+    strengths = Regularization(**{name: values.pop(name) for name in Regularization._fields})
+    if values["patience"] is None:
+        values["patience"] = jnp.asarray(-1, jnp.int32)
+    return Run(regularization=strengths, **values, **others)
+
+
+def make_plan(net: MLP, given: SimpleNamespace, mesh: Mesh | None, **of_data: Any) -> Plan:
+    """The plan of one network: the settings that are its fields, and the fields `of_data`."""
+    first = lambda value: value if np.ndim(value) == 0 else np.ravel(value)[0]
+    hyper = {name: first(value) for name, value in (given.arguments["hyper"] or {}).items()}
+    own = {field.name: vars(given)[field.name] for field in dataclasses.fields(Plan) if field.name in vars(given)}
+    own["optimizer"] = check_optimizer(given.optimizer, hyper)
+    return Plan(**own | {"net": net, "mesh": mesh} | of_data)
+
+
+def tell(plan: Plan, run: Run, saved: bool = False) -> dict[str, Any]:
+    """The values in which processes must agree; `saved`: those that tell a checkpoint's run from another."""
+    values = vars(plan) | run._asdict() | run.regularization._asdict()
+    told = {
+        name: row for name, row in TABLE.items() if row.tell and name in values and not (saved and row.saved is None)
+    }
+    return {(row.saved if saved else None) or name: row.tell(values[name]) for name, row in told.items()}  # pyright: ignore
+
+
+def name_numbers(given: SimpleNamespace) -> dict[str, jax.Array]:
+    """The numbers in which members may differ, each hyperparameter and each penalty by its own name."""
+    numbers = {name: getattr(given, name) for name, row in TABLE.items() if row.by_member and hasattr(given, name)}
+    strengths = {penalty.kind.name: penalty.strength for penalty in numbers.pop("penalties")}
+    return {name: value for name, value in (numbers.pop("hyper") | strengths | numbers).items() if value is not None}
+
+
+def check_optimizer(optimizer: Any, hyper: dict[str, Any]) -> Any:
+    """Returns `optimizer` if it is an optax transformation, or a factory that makes one of `hyper`."""
     if isinstance(optimizer, optax.GradientTransformation):
         if hyper:
             raise ValueError(
@@ -118,130 +260,27 @@ def optimizer_of(optimizer: Any, hyper: dict[str, Any] | None) -> Any:
             )
         return optimizer
     if hasattr(optimizer, "gradient_transformation"):
-        raise ValueError("optimizer is an optax.MultiSteps, expected what its gradient_transformation() gives")
+        raise ValueError("optimizer is an optax.MultiSteps, expected the result of its gradient_transformation()")
     if not callable(optimizer):
         raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation, or a factory and hyper")
     made: Any = None
     try:
-        made = optimizer(**(hyper or {}))
+        made = optimizer(**hyper)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"hyper is {hyper}, which the optimizer's factory does not take: {error}") from None
+        raise ValueError(f"hyper is {hyper or None}, and the optimizer's factory refuses it: {error}") from None
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
     return optimizer
 
 
-def hyperparameters(hyper: dict[str, Any] | None, dtype: Any) -> dict[str, jax.Array]:
-    """The factory's arguments as arrays of the parameters' dtype."""
-    return {name: _number(name, value, dtype) for name, value in (hyper or {}).items()}
-
-
-def _number(name: str, value: Any, dtype: jnp.dtype) -> jax.Array:
-    """A hyperparameter as an array of the parameters' dtype, so that another value does not compile again."""
-    if callable(value):
-        raise ValueError(f"hyper[{name!r}] is a function; pass a schedule in an optimizer such as optax.sgd(schedule)")
-    if value is None or isinstance(value, bool | str):
-        raise ValueError(
-            f"hyper[{name!r}] is {value!r}, expected a number; fix what is none in the factory, such as "
-            f"functools.partial(optax.sgd, {name}={value!r})"
-        )
-    array = validate.array(value, f"hyper[{name!r}]").astype(dtype)
-    if array.shape != ():
-        raise ValueError(f"hyper[{name!r}] has shape {array.shape}, expected a number")
-    validate.finite(array, f"hyper[{name!r}]")
-    return array
-
-
-def batch_size_of(given: int | None, m: int, sampling: str) -> int:
-    """As given, or by default all of a small set."""
-    if given is None:
-        return 1 if sampling == "replacement" else m if m <= FULL_BATCH_UP_TO else MINI_BATCH
-    size = validate.whole(given, "batch_size")
-    if size > m:
-        raise ValueError(f"batch_size is {size}, but there are {m} examples; expected at most {m}")
-    return size
-
-
-def shares_of(given: int | None, mesh: Mesh | None, m: int, sampling: str) -> int:
-    """In how many shares m examples, those of this process, are shuffled; by default one for each that must be."""
-    several, devices = processes.count(mesh), sharding.length(mesh, sharding.DATA)
-    if devices % several:
-        raise ValueError(f"mesh's data axis has {devices} devices, expected a multiple of the {several} processes")
-    shares = (1 if several == 1 else devices) if given is None else validate.whole(given, "shares")
-    if shares > 1 and sampling == "poisson":
-        raise ValueError(f"shares is {shares}, expected 1 with sampling='poisson', whose coins are tossed together")
-    if shares > 1 and shares % devices:
-        raise ValueError(f"shares is {shares}, expected a multiple of the {devices} devices of mesh's data axis")
-    if m * several % shares:
-        raise ValueError(
-            f"data has {m * several} examples, expected a multiple of its {shares} shares: leave some out, such as "
-            f"the last {m * several % shares}"
-        )
-    return shares
-
-
-def check_divides(batch_size: int, mesh: Mesh | None, shares: int, sampling: str) -> None:
-    """That a batch has as many examples of each share and for each device."""
-    devices = sharding.length(mesh, sharding.DATA)
-    if batch_size % shares:
-        raise ValueError(f"batch_size is {batch_size}, expected a multiple of the {shares} shares")
-    if batch_size % devices and sampling != "poisson":  # whose batches are filled up
-        raise ValueError(
-            f"batch_size is {batch_size}, expected a multiple of the {devices} devices of mesh's data axis"
-        )
-
-
-def rounds(plan: Plan, m: int, epochs: int | None, steps: int | None, validate_every: int | None) -> list[int]:
-    """The number of optimiser steps of each epoch, or of each stretch between validations."""
-    if plan.sampling != "replacement":
-        if epochs is None or steps is not None or validate_every is not None:
-            raise ValueError(
-                f"epochs is {epochs}, steps is {steps}, validate_every is {validate_every}; expected epochs alone "
-                f"with sampling={plan.sampling!r} (steps go with sampling='replacement')"
-            )
-        return [math.ceil(m / plan.batch_size)] * validate.whole(epochs, "epochs")
-    if steps is None or epochs is not None:
-        raise ValueError(f"steps is {steps}, epochs is {epochs}; expected steps with sampling='replacement'")
-    steps = validate.whole(steps, "steps")
-    an_epochs_worth = min(steps, math.ceil(m / plan.batch_size))
-    every = an_epochs_worth if validate_every is None else validate.whole(validate_every, "validate_every")
-    whole, rest = divmod(steps, every)
-    return [every] * whole + ([rest] if rest else [])
-
-
-def check_together(plan: Plan, weighted: bool, patience: Any, validation: Any) -> None:
-    """What fits alone but not together."""
+def check_together(plan: Plan, given: SimpleNamespace) -> None:
+    """Refuses settings that are right alone and wrong together."""
+    weighted = given.weights is not None or getattr(given, "class_weights", None) is not None
     if weighted and (plan.sampling == "poisson" or plan.readout is not None):
         raise ValueError(
             "weights are given, expected none with sampling='poisson' or a readout, which weigh themselves"
         )
-    if patience is not None and validation is None:
-        raise ValueError(f"patience is {patience}, but validation is None: expected examples to validate on")
+    if given.patience is not None and given.validation is None:
+        raise ValueError(f"patience is {given.patience}, but validation is None: expected examples to validate on")
     if plan.best_by == "accuracy" and not plan.accuracy:
         raise ValueError("best_by is 'accuracy', but the network predicts no classes: expected 'cost'")
-
-
-def check_outputs(callback: Any, log: Any, checkpoints: Any) -> None:
-    """That what a run leaves can be left, before it starts."""
-    if callback is not None and not callable(callback):
-        raise ValueError(f"callback is {callback!r}, expected a function of the epoch and its metrics")
-    if callback is not None:
-        _check_called(callback)
-    if log is not None and Path(log).is_dir():
-        raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
-    if checkpoints is not None and Path(checkpoints).exists() and not Path(checkpoints).is_dir():
-        raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
-
-
-def _check_called(callback: Any) -> None:
-    """That a callback takes what it will be called with, where it says what it takes."""
-    try:
-        signature = inspect.signature(callback)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(1, {})
-    except TypeError:
-        raise ValueError(
-            f"callback takes {signature}, expected a function of two arguments, the epoch and its metrics"
-        ) from None

@@ -1,6 +1,6 @@
-"""What training is made of: the static `Plan`, the `Data` on the device, and the `TrainState` that an epoch maps on.
+"""The records of training: the static `Plan`, a `Run`'s traced values, the `Data`, and the `TrainState`.
 
-All that changes is in the state, so resuming is saving it, and a population is a `vmap` over it.
+Everything that changes is in the state, so resuming is saving it, and a population is a `vmap` over it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from jaxmlp import rules
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
-from jaxmlp.training.regularization import Penalty
+from jaxmlp.training.regularization import Regularization
 from jaxmlp.validate import Preprocess
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
@@ -25,8 +25,7 @@ Sampling = Literal["shuffle", "replacement", "poisson"]
 Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
 Augment = Callable[[PRNGKeyArray, Array], Array]
 
-
-FIRST_EXAMPLES = 1024  # about how many examples the first cost, by which divergence is judged, is taken over
+FIRST_EXAMPLES = 1024  # the first cost, by which divergence is judged, is the mean over about so many examples
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Plan:
     net: MLP
     optimizer: Optimizer  # an optax transformation, or a factory that takes the state's `hyper`
     batch_size: int
-    steps: int  # optimiser steps in one epoch
+    steps: int  # optimizer steps in one epoch
     sampling: Sampling = "shuffle"  # every example once an epoch; drawn with replacement; or each with its own coin
     augment: Augment | None = None  # (key, x) -> x, of one example as it is stored, in training only
     preprocess: Preprocess | None = None
@@ -46,12 +45,26 @@ class Plan:
     best_by: Literal["cost", "accuracy"] = "cost"
     monitor: bool = False
     mesh: Mesh | None = None  # of devices; None: wherever the arrays are
-    shares: int = 1  # of the data, one after the other, each shuffled by itself; a batch has as many of each
+    shares: int = 1  # the data's equal parts, each shuffled by itself; a batch has as many examples of each
 
     def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
-        """The optimiser with these hyperparameters."""
+        """The optimizer with these hyperparameters."""
         made = self.optimizer if isinstance(self.optimizer, optax.GradientTransformation) else self.optimizer(**hyper)
         return optax.with_extra_args_support(made)
+
+
+class Run(NamedTuple):
+    """The values in which runs of one program may differ: traced. In a population each has a member axis in front."""
+
+    key: PRNGKeyArray  # for all that training draws
+    params: Params | None = None  # before the first step; None: drawn from `weights_key`
+    weights_key: PRNGKeyArray | None = None
+    scale: Float[Array, "*E"] | None = None  # multiplies the initial weights
+    hyper: dict[str, Any] | None = None  # the optimizer factory's arguments
+    regularization: Regularization = Regularization()
+    patience: int | Int[Array, "*E"] = -1  # how many epochs without a better validation score end the run; -1: none do
+    average: float | Float[Array, "*E"] | None = None  # the decay of an average of the weights
+    rule_state: tuple[Any, ...] | None = None  # None: drawn
 
 
 class Data(NamedTuple):
@@ -69,25 +82,11 @@ class Data(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The weights that were best on the validation examples, so far."""
+    """The weights with the best score on the validation examples so far."""
 
     params: Params
     score: Float[Array, ""]  # lower is better: the cost, or minus the accuracy
-    epoch: Int[Array, ""]  # 1 is the first
-
-
-class Regularisation(NamedTuple):
-    """What makes training harder than the cost asks; all of it traced, None where it is not used."""
-
-    penalties: tuple[Penalty, ...] = ()
-    keep: Float[Array, "*K"] | None = None  # dropout: one probability, or the inputs' and each hidden layer's
-    label_smoothing: Float[Array, ""] | None = None  # the share of a label that is spread over all classes
-    input_noise: Float[Array, ""] | None = None  # deviation of the Gaussian noise on the network's inputs
-
-    @property
-    def random(self) -> bool:
-        """Whether a step needs a key for it."""
-        return self.keep is not None or self.input_noise is not None
+    epoch: Int[Array, ""]  # 1 is the first; 0: none yet
 
 
 class Average(NamedTuple):
@@ -100,12 +99,18 @@ class Average(NamedTuple):
     total: Params
     weight: Float[Array, ""]
 
+    @classmethod
+    def start(cls, params: Params, decay: Any) -> "Average":
+        """The average before the first step."""
+        dtype = params[0].W.dtype
+        return cls(jnp.asarray(decay, dtype), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), dtype))
+
     def after(self, params: Params) -> "Average":
         """The average with the weights of one more step in it."""
         mix = lambda v, theta: self.decay * v + (1 - self.decay) * theta
         return Average(self.decay, jax.tree.map(mix, self.total, params), mix(self.weight, 1))
 
-    def corrected(self, params: Params) -> Params:
+    def correct_bias(self, params: Params) -> Params:
         """`v_t / (1 - beta^t)`; before the first step `params`."""
         some = self.weight > 0
         weight = jnp.where(some, self.weight, 1)
@@ -120,8 +125,8 @@ class TrainState(NamedTuple):
     rule_state: tuple[Any, ...]
     key: PRNGKeyArray
     epoch: Int[Array, ""]  # how many are done
-    hyper: dict[str, Any]  # the optimiser factory's arguments
-    regularisation: Regularisation
+    hyper: dict[str, Any]  # the optimizer factory's arguments
+    regularization: Regularization
     first_cost: Float[Array, ""]  # at the start or with all weights 0, whichever is more
     patience: Int[Array, ""]  # how many epochs without a better validation score end the run; -1: none do
     stopped: Array  # bool: an epoch changes nothing any more
@@ -131,5 +136,16 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> Params:
-        """The weights that are validated: the average's where there is one."""
-        return self.params if self.average is None else self.average.corrected(self.params)
+        """The weights that validation scores: the average's where there is one."""
+        return self.params if self.average is None else self.average.correct_bias(self.params)
+
+    @property
+    def regularisation(self) -> Regularization:
+        """The same as `regularization`, in the spelling of earlier scripts."""
+        return self.regularization
+
+
+def split_key(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The key that goes on, and one to draw from now: by `start` for the rule's state, then in each epoch."""
+    going_on, now = jax.random.split(key)
+    return going_on, now

@@ -9,14 +9,12 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import random_problems, tree_error
+from internals import Data, Plan, Regularization, epoch, start
+from problems import fit, random_problems, tree_error
 
 import jaxmlp as jm
-from jaxmlp import training
-from jaxmlp.training.step import smoothed
 
 NET = jm.MLP((4, 6, 5, 3), hidden=("tanh", "relu"), output="softmax", loss="cross_entropy")
-SGD = optax.sgd(0.1)  # one object: another one compiles again
 
 
 def examples(m=12, seed=0):
@@ -30,8 +28,7 @@ def params(key):
 
 
 def run(params, **options):
-    options = {"optimizer": SGD, "key": jax.random.key(1), "epochs": 1, "progress": False} | options
-    return jm.fit(NET, params, options.pop("data", examples()), **options)
+    return fit(params, options.pop("data", examples()), NET, **options)
 
 
 @settings(max_examples=4)
@@ -64,9 +61,9 @@ def test_the_notes_forms_of_l2(params):
     X, Y = examples()
     v = jm.value_and_grad(NET, params, X, Y)[1]
     got = run(params, penalties=jm.l2(0.2), batch_size=12).params
-    for layer, start, grad in zip(got, params, v, strict=True):
-        np.testing.assert_allclose(layer.W, start.W - 0.1 * (grad.W + 0.2 * start.W), atol=1e-6)
-        np.testing.assert_allclose(layer.b, start.b - 0.1 * grad.b, atol=1e-6)  # biases are not penalised
+    for layer, before, grad in zip(got, params, v, strict=True):
+        np.testing.assert_allclose(layer.W, before.W - 0.1 * (grad.W + 0.2 * before.W), atol=1e-6)
+        np.testing.assert_allclose(layer.b, before.b - 0.1 * grad.b, atol=1e-6)  # biases are not penalized
     decayed = run(params, optimizer=optax.chain(optax.add_decayed_weights(0.2, mask=only_weights), optax.sgd(0.1)))
     assert tree_error(got, decayed.params) <= 1e-6
     history = run(params, penalties=(jm.l2(0.2), jm.l1(0.1)), batch_size=12).history
@@ -115,24 +112,23 @@ def test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation(p
     many = jax.vmap(lambda key: jm.dropout_masks(NET, key, 0.5, 12))(jax.random.split(jax.random.key(5), 8000))
     mean = jax.jit(jax.vmap(lambda masks: jm.value_and_grad(NET, params, *map(jnp.asarray, (X, Y)), masks=masks)[1]))
     expected = jax.tree.map(lambda g: g.mean(0), mean(many))
-    plan = training.Plan(NET, optax.sgd(1.0), 12, 1, accuracy=True)
-    data = training.Data(jnp.asarray(X), jnp.asarray(Y))
-    half = training.Regularisation(keep=jnp.asarray(0.5))
-    step = lambda key: (
-        training.epoch(plan, training.start(plan, params, data, key, regularisation=half), data)[0].params
-    )
+    plan = Plan(NET, optax.sgd(1.0), 12, 1, accuracy=True)
+    data = Data(jnp.asarray(X), jnp.asarray(Y))
+    half = Regularization(keep=jnp.asarray(0.5))
+    step = lambda key: epoch(plan, start(plan, params, data, key, regularisation=half), data)[0].params
     after = jax.jit(jax.vmap(step))(jax.random.split(jax.random.key(6), 8000))
-    got_mean = jax.tree.map(lambda start, p: start - p.mean(0), params, after)
+    got_mean = jax.tree.map(lambda before, p: before - p.mean(0), params, after)
     assert tree_error(got_mean, expected) <= 0.1
 
 
 def test_smoothed_labels():
-    share = jnp.asarray(0.3, jnp.float32)
-    np.testing.assert_allclose(smoothed(NET, jnp.asarray([1]), share), [[0.1, 0.8, 0.1]], rtol=1e-6)
+    strengths = Regularization(label_smoothing=jnp.asarray(0.3, jnp.float32))
+    smooth = lambda net, Y: strengths.smooth(net, Y, jnp.float32)
+    np.testing.assert_allclose(smooth(NET, jnp.asarray([1])), [[0.1, 0.8, 0.1]], rtol=1e-6)
     rows = jnp.asarray([[0.5, 0.5, 0.0]])
-    np.testing.assert_allclose(smoothed(NET, rows, share), optax.smooth_labels(rows, 0.3), rtol=1e-6)
+    np.testing.assert_allclose(smooth(NET, rows), optax.smooth_labels(rows, 0.3), rtol=1e-6)
     single = jm.MLP((4, 1), output="sigmoid", loss="binary_cross_entropy")
-    np.testing.assert_allclose(smoothed(single, jnp.asarray([0, 1]), share), [0.15, 0.85], rtol=1e-6)
+    np.testing.assert_allclose(smooth(single, jnp.asarray([0, 1])), [0.15, 0.85], rtol=1e-6)
 
 
 def test_smoothing_class_weights_and_noise_in_fit(params):
@@ -163,42 +159,10 @@ def test_input_noise_has_its_deviation():
     assert fit().history["cost"][0] == 0
 
 
-def test_an_average_equals_the_closed_form_and_is_what_is_validated(params):
-    """`(1 - beta) sum_i beta^(t-i) theta_i / (1 - beta^t)` after each epoch of one step."""
-    X, Y = examples()
-    points = [run(params, epochs=t, batch_size=12).params for t in (1, 2, 3)]
-    result = run(params, epochs=3, batch_size=12, average=0.7, validation=(X, Y))
-    coefficients = 0.3 * 0.7 ** np.arange(2, -1, -1) / (1 - 0.7**3)
-    expected = jax.tree.map(lambda *theta: sum(c * t for c, t in zip(coefficients, theta, strict=True)), *points)
-    assert result.best_epoch == 3
-    assert tree_error(result.params, expected) <= 1e-6
-    assert tree_error(result.last_params, points[-1]) <= 1e-6
-    assert result.history["validation_cost"][-1] == pytest.approx(float(jm.cost(NET, expected, X, Y)), rel=1e-5)
-    without = run(params, epochs=3, batch_size=12, average=0.7)
-    assert tree_error(without.params, expected) <= 1e-6
-
-
-def test_an_augmented_example_is_what_the_network_sees(params):
-    """`augment` comes before `preprocess`, with a key for each example and step, and not at validation."""
-    X, Y = examples()
-    flip = lambda key, x: jnp.where(jax.random.bernoulli(key), x, -x)
-    always = lambda key, x: -x
-    got = run(params, augment=always, preprocess=lambda x: x * 2, batch_size=12, validation=(X, Y))
-    expected = run(params, data=(-2 * X, Y), batch_size=12)
-    assert tree_error(got.params, expected.params) <= 1e-6
-    doubled = float(jm.cost(NET, got.params, 2 * X, Y))
-    assert got.history["validation_cost"][0] == pytest.approx(doubled, rel=1e-5)
-    some = run(params, augment=flip, batch_size=12).params
-    assert tree_error(some, expected.params) > 1e-4 and tree_error(some, run(params, batch_size=12).params) > 1e-4
-
-
-def test_another_strength_does_not_compile_again(params):
-    import importlib
-
-    compiled = importlib.import_module("jaxmlp.training._fit")._compiled_epoch
+def test_another_strength_does_not_compile_again(params, compilations):
     strengths = lambda s: dict(penalties=(jm.l2(s), jm.max_norm(1 + s)), keep=1 - s, label_smoothing=s, input_noise=s,
                                average=s, batch_size=5)  # fmt: skip
     first = run(params, **strengths(0.1))
-    before = compiled._cache_size()
+    compilations.clear()
     second = run(params, **strengths(0.2))
-    assert compiled._cache_size() == before and tree_error(first.params, second.params) > 1e-3
+    assert compilations == [] and tree_error(first.params, second.params) > 1e-3

@@ -1,0 +1,82 @@
+"""The report of a gradient check: a comparison for each array and route, and how it prints."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxmlp.tables import align_columns
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array by hand and by one other route."""
+
+    layer: int  # 1 is the first
+    array: str  # "W", "b", or "delta" (the error signals of the whole batch)
+    route: str  # "autodiff" or "differences"
+    error: float  # ||a - b|| / max(||a||, ||b||, floor)
+    tolerance: float
+    entry: tuple[int, ...]  # the entry that differs most
+    got: float  # its number by hand
+    expected: float  # its number by the other route
+    straddling: tuple[tuple[int, ...], ...] = ()  # entries left out: a step crosses a kink of an activation
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is at most the tolerance. An error of NaN does not pass."""
+        return self.error <= self.tolerance
+
+    @property
+    def name(self) -> str:
+        """Array and layer, such as `W^2`."""
+        return f"{self.array}^{self.layer}"
+
+
+class Distance(NamedTuple):
+    """How far a rule's gradient is from backpropagation's at one layer, W and b together; never a failure."""
+
+    layer: int  # 1 is the first
+    angle: float  # between the two, in degrees
+    norm_ratio: float  # the norm of the rule's gradient over the norm of backpropagation's
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `check_gradients`; it prints as a table with a line for each comparison."""
+
+    rows: tuple[Comparison, ...]
+    looks_like: tuple[str, ...] = ()  # where autodiff disagrees: mistakes that would give this gradient
+    rule: str = "backprop"
+    distances: tuple[Distance, ...] = ()  # one for each layer, if the rule is not backprop
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison passed."""
+        return all(row.passed for row in self.rows)
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison with the largest error over tolerance."""
+        return max(self.rows, key=lambda row: np.inf if np.isnan(row.error) else row.error / row.tolerance)
+
+    def __str__(self) -> str:
+        cells = [("array", "against", "error", "at most", "", "worst entry", "by hand", "expected")]
+        for row in self.rows:
+            cells.append(
+                (row.name, row.route, f"{row.error:.1e}", f"{row.tolerance:.0e}", "  ok" if row.passed else "  WRONG",
+                 f"[{','.join(map(str, row.entry))}]", f"{row.got:.7g}", f"{row.expected:.7g}")
+            )  # fmt: skip
+        lines = align_columns(cells, "<<>><<>>", widths=(9, 13, 9, 9, 8, 13, 15, 15), gap="")
+        for row in self.rows:
+            if row.straddling:
+                some = ", ".join(str(list(entry)) for entry in row.straddling[:4])
+                more = f" and {len(row.straddling) - 4} more" if len(row.straddling) > 4 else ""
+                lines.append(f"left out of {row.name}: a step crosses a kink at {some}{more}")
+        for layer, angle, ratio in self.distances:
+            lines.append(
+                f"rule {self.rule}, layer {layer}: {angle:.2f} degrees from the gradient, {ratio:.3g} times it"
+            )
+        lines += [f"looks like: {sentence}" for sentence in self.looks_like]
+        lines.append("passed" if self.passed else f"FAILED, worst at {self.worst.name}{list(self.worst.entry)}")
+        return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""Penalties on large weights: l2, l1, and a limit on each unit's incoming weights; biases are left alone.
+
+A penalty is a pytree whose one leaf is its strength, so another strength never recompiles, and each member of a
+population may have its own. Its gradient is written by hand. Sources: notes 000, 002 "Regularization", 004.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from jaxmlp import validate
+from jaxmlp.network import Params
+from jaxmlp.validate import Given
+
+Strength = float | Sequence[float] | Sequence[Sequence[float]] | Num[Given, "..."]  # one for all layers, or one each
+OfWeights = Callable[[Array, Array], Array]
+
+
+class Kind(NamedTuple):
+    """Three functions of a layer's weights and strength.
+
+    The cost gains `value`, the gradient gains `gradient`, and after each step the weights become `project`.
+    """
+
+    name: str
+    value: OfWeights | None = None
+    gradient: OfWeights | None = None
+    project: OfWeights | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Penalty:
+    """A kind of penalty and its strength, `()` or `(K,)`; in a `sweep` `()`, `(E,)`, `(1, K)` or `(E, K)`."""
+
+    kind: Kind = field(metadata={"static": True})
+    strength: Any
+
+    def cost(self, params: Params) -> Float[Array, ""]:
+        """The term it adds to the cost: the sum over the layers."""
+        each = [self.kind.value(layer.W, s) for layer, s in self._layers(params)] if self.kind.value else []
+        return sum(each, jnp.zeros((), params[0].W.dtype))
+
+    def gradient(self, params: Params, grads: Params) -> Params:
+        """`grads` plus the gradient of `cost`."""
+        if self.kind.gradient is None:
+            return grads
+        of = [self.kind.gradient(layer.W, s) for layer, s in self._layers(params)]
+        return tuple(g._replace(W=g.W + own) for g, own in zip(grads, of, strict=True))
+
+    def project(self, params: Params) -> Params:
+        """The nearest weights that the penalty allows, after a step."""
+        if self.kind.project is None:
+            return params
+        return tuple(layer._replace(W=self.kind.project(layer.W, s)) for layer, s in self._layers(params))
+
+    def _layers(self, params: Params):
+        s = jnp.asarray(self.strength).astype(params[0].W.dtype)
+        return list(zip(params, jnp.broadcast_to(s, (len(params),)), strict=True))
+
+
+def _shorten(W: Float[Array, "o i"], limit: Float[Array, ""]) -> Float[Array, "o i"]:
+    squares = jnp.einsum("oi,oi->o", W, W)
+    return W * jnp.where(squares > limit**2, limit * jax.lax.rsqrt(jnp.maximum(squares, limit**2)), 1)[:, None]
+
+
+_L2 = Kind("l2", value=lambda W, s: s / 2 * jnp.sum(W**2), gradient=lambda W, s: s * W)
+_L1 = Kind("l1", value=lambda W, s: s * jnp.sum(jnp.abs(W)), gradient=lambda W, s: s * jnp.sign(W))
+_MAX_NORM = Kind("max_norm", project=_shorten)
+
+
+def l2(strength: Strength) -> Penalty:
+    """The penalty of squared weights.
+
+    `s/2 sum_l ||W^l||^2`, gradient `s W`. The notes' cost `lambda/(2m) sum ||W||^2` (002) is `l2(lambda / m)`, their
+    step `w - eta (v + lambda w)` (004) is `l2(lambda)`. Under plain SGD of rate eta it is weight decay by `eta s` a
+    step. Adam and RMSprop scale it as they scale the gradient; `optax.adamw` decays weights without that scaling
+    (Loshchilov and Hutter 2019).
+
+    Args:
+        strength: s, or one s for each layer; in a `sweep` also one for each member.
+    Raises:
+        ValueError: where a strength is below 0 or not finite.
+    Example:
+        >>> jm.l2(1e-4).cost(params).shape
+        ()
+    """
+    return Penalty(_L2, _check_strength(strength, "strength"))
+
+
+def l1(strength: Strength) -> Penalty:
+    """The penalty of absolute weights: `s sum_l sum |W^l|`, gradient `s sign(W)`, 0 at 0.
+
+    Args:
+        strength: s, or one s for each layer; in a `sweep` also one for each member.
+    Raises:
+        ValueError: where a strength is below 0 or not finite.
+    """
+    return Penalty(_L1, _check_strength(strength, "strength"))
+
+
+def max_norm(limit: Strength) -> Penalty:
+    """A limit on the length of each unit's incoming weights; it adds nothing to the cost.
+
+    After each step `W_j <- W_j min(1, c / ||W_j||)`, `W_j` the incoming weights of unit j.
+
+    Args:
+        limit: c, or one c for each layer; in a `sweep` also one for each member.
+    Raises:
+        ValueError: where a limit is not above 0 or not finite.
+
+    Source: Srivastava et al. 2014, section 5.1.
+    """
+    return Penalty(_MAX_NORM, _check_strength(limit, "limit", positive=True))
+
+
+def _check_strength(given: Any, name: str, positive: bool = False) -> Any:
+    values = validate.array(given, name).astype(float)
+    if values.ndim > 2:
+        raise ValueError(f"{name} has shape {values.shape}, expected a number, or one for each layer")
+    if validate.concrete(values):
+        low = float(np.min(values)) if values.size else np.nan
+        if not np.isfinite(np.asarray(values)).all() or low < 0 or (positive and low == 0):
+            raise ValueError(f"{name} is {given}, expected numbers {'above' if positive else 'of at least'} 0")
+    return values
+
+
+def as_tuple(given: Any) -> tuple[Penalty, ...]:
+    """One penalty or several, as a tuple."""
+    each = (given,) if isinstance(given, Penalty) else tuple(given) if isinstance(given, list | tuple) else None
+    if each is None or not all(isinstance(penalty, Penalty) for penalty in each):
+        raise ValueError(f"penalties is {given!r}, expected penalties such as jaxmlp.l2(1e-4), or a tuple of them")
+    return each
