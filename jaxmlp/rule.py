@@ -90,7 +90,7 @@ class Rule(NamedTuple):
     learned = update_state
 
 
-def check(rule: Rule) -> Rule:
+def check(rule: Any) -> Rule:
     """`rule`, if it is a `Rule`."""
     if not isinstance(rule, Rule):
         hint = "; a rule with options is made by a call, such as rules.clipped(1.0)" if callable(rule) else ""
