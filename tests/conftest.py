@@ -32,7 +32,20 @@ jax.config.update("jax_disable_most_optimizations", True)
 # and refuse wrong arguments by a ValueError.
 DOORS = {
     *("_backward", "_circuit", "_forward", "check", "check_report", "chunks", "circuit_gates", "clipping", "curvature"),
-    *("custom_vjp", "dropout", "files", "metrics", "network", "penalties", "plotting", "starts", "trees"),
+    *(
+        "custom_vjp",
+        "dropout",
+        "files",
+        "initializers",
+        "metrics",
+        "network",
+        "penalties",
+        "plotting",
+        "rule",
+        "starts",
+        "trees",
+        "validate",
+    ),
     *("training._fit", "training._search", "training._sweep"),
 }
 ROOMS = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
