@@ -74,8 +74,8 @@ def test_sam_by_the_plain_gradient_and_by_a_gradient_function(params, opaque):
 
 def test_the_update_ratio_is_that_of_the_next_step_of_a_line_search(params):
     data = examples(16)
-    run = lambda epochs: fit(params, data, optimizer=OBJECTIVES["backtracking"], epochs=epochs, batch_size=16, monitor=True,
-                             penalties=L2)  # fmt: skip
+    settings = {"optimizer": OBJECTIVES["backtracking"], "batch_size": 16, "monitor": True, "penalties": L2}
+    run = lambda epochs: fit(params, data, epochs=epochs, **settings)
     now, after = run(2), run(3)
     ratios = [float(jnp.linalg.norm(b.W - a.W) / jnp.linalg.norm(a.W))
               for a, b in zip(now.params, after.params, strict=True)]  # fmt: skip

@@ -284,8 +284,8 @@ def _check_reached(reached: list[int], at: list[int], unit: str, folder: Any) ->
     if reached != at[: len(reached)]:
         raise ValueError(
             f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
-            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or another "
-            "folder"
+            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
+            "another folder"
         )
 
 

@@ -61,7 +61,7 @@ def _read(plan: Plan, state: TrainState, data: Data, factor: Any) -> Any:
     trace, weights = _forms(plan, state, data)
     b = len(trace.losses)
     last = jnp.where(jnp.arange(b) == b - 1, factor, 1)
-    size = last * jnp.ldexp(jnp.ones(b, jnp.float32), jnp.arange(b) % 13 - 6)  # some examples' gradients are small, some large
+    size = last * jnp.ldexp(jnp.ones(b, jnp.float32), jnp.arange(b) % 13 - 6)  # small gradients and large ones
     scaled = lambda delta: (size[:, None] * _fill(delta)).astype(delta.dtype)
     each = lambda arrays: tuple(map(_fill, arrays))
     filled = Trace(each(trace.inputs), each(trace.pre_activations), tuple(map(scaled, trace.deltas)),
