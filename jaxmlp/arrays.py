@@ -25,10 +25,11 @@ def read(given: Any, name: str) -> np.ndarray:
 def as_numpy(given: Any, name: str) -> np.ndarray:
     """`given` as a NumPy array of any dtype, if nothing in it is masked."""
     try:
-        masked, values = _is_masked(given), np.asanyarray(given)
+        masked = _is_masked(given)
+        values = np.empty(0) if masked else np.asanyarray(given)
     except jax.errors.TracerArrayConversionError:
         raise
-    except Exception as error:  # `__array__` is another person's code
+    except Exception as error:  # of another person's `__array__`
         if isinstance(error, ValueError) and isinstance(given, list | tuple):
             raise ValueError(f"{name} is ragged, expected an array") from None
         raise ValueError(f"{name} is a {type(given).__name__} that gives no array: {error}") from None
@@ -79,6 +80,21 @@ def narrow(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return held
 
 
+def for_jax(given: Any, name: str) -> np.ndarray:
+    """`given` as a NumPy array of real numbers or bools, in the dtype in which JAX holds it."""
+    values = read(given, name)
+    dtype = jax.dtypes.canonicalize_dtype(values.dtype)  # JAX keeps 32 bits by default
+    if dtype == values.dtype:
+        return values
+    if jnp.issubdtype(dtype, jnp.floating):
+        return narrow(values, dtype, name)
+    if values.size:
+        low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+        if values.min() < low or values.max() > high:
+            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected {low} to {high} ({dtype})")
+    return values.astype(dtype)
+
+
 def to_jax(given: Any, name: str) -> jax.Array:
     """`given` as a JAX array of real numbers or bools, in JAX's dtype for it."""
     if isinstance(given, jax.Array):
@@ -86,15 +102,8 @@ def to_jax(given: Any, name: str) -> jax.Array:
             raise ValueError(f"{name} has dtype {given.dtype}, expected an array of numbers")
         return given
     try:
-        values = read(given, name)
+        values = for_jax(given, name)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         return jnp.asarray(given)
-    dtype = jax.dtypes.canonicalize_dtype(values.dtype)  # JAX keeps 32 bits by default
-    if dtype != values.dtype and values.dtype.kind == "f":
-        values = narrow(values, dtype, name)
-    if values.size and dtype != values.dtype and values.dtype.kind in "iu":
-        low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
-        if values.min() < low or values.max() > high:
-            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected {low} to {high} ({dtype})")
     with jax.ensure_compile_time_eval():  # concrete inside a caller's trace, too
         return jnp.asarray(values)

@@ -151,10 +151,10 @@ def params(net: Network, given: Any) -> jnp.dtype:
 def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
     """The shape and dtype of an array that JAX takes as it is."""
     try:
-        shape, dtype = jnp.shape(given), jnp.dtype(jnp.result_type(given))
+        shape, dtype = np.shape(given), jnp.dtype(jnp.result_type(given))
     except (TypeError, ValueError):
         shape, dtype = (), None
-    if dtype is None or isinstance(given, np.ma.MaskedArray):
+    if dtype is None or isinstance(given, np.ma.MaskedArray | list | tuple):
         of = f" of {given.dtype}" if hasattr(given, "dtype") else ""
         raise ValueError(f"{name} holds {_article(type(given).__name__)}{of}, expected arrays that JAX takes as they are")
     return shape, dtype

@@ -113,7 +113,7 @@ standardise = standardize
 def _standardize_known(X: Float[Array, "m *i"]) -> Standard:
     """The same of known numbers: NumPy moves tiny ones into the middle of the range, where XLA would take them as 0."""
     values = np.asarray(X)
-    reach = np.abs(values).max(axis=0)
+    reach = np.maximum(values.max(axis=0), -values.min(axis=0))
     tiny = (reach > 0) & (reach < 1 / _large(X.dtype))
     if tiny.any():
         power = np.where(tiny, np.frexp(reach)[1], 0)

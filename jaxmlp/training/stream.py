@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import validate
+from jaxmlp import arrays, validate
 from jaxmlp.network import MLP
 from jaxmlp.training import processes, sharding
 from jaxmlp.training.examples import Reading
@@ -161,7 +161,8 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         kind = f"{len(given)} things" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"data: batch {number} is {kind}, expected (X, Y) or (X, Y, weights); arrays go into a tuple")
-    X, Y, *weights = (np.asarray(array) for array in given)
+    X, Y, *weights = (arrays.for_jax(array, f"data: {name} of batch {number}")
+                      for name, array in zip(("X", "Y", "weights"), given, strict=False))  # fmt: skip
     Y = Y.astype(np.uint8) if Y.dtype == bool else Y
     form = X.shape[1:], X.dtype
     if form not in seen or not _is_plainly_fine(how.net, X, Y):
