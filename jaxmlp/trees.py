@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp.files import FilePath, read, to_jax, to_numpy, write
+from jaxmlp.network import MLP
 
 SCALARS = (bool, int, float, str)  # stored in the metadata
 
@@ -108,7 +109,8 @@ def by_path(tree: Any) -> dict[str, Any]:
         >>> sorted(jm.trees.by_path(params[:1]))
         ['[0].W', '[0].b']
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    # A network has no leaves, but a file that left it out would lose it without a word.
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, MLP))
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise ValueError("tree has two leaves with one path, expected a path for each")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import arrays
+from jaxmlp.doors import article, check_network
 
 Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
 Preprocess = Callable[[jax.Array], jax.Array]
@@ -43,7 +44,7 @@ def look_up(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> A
         raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, table))}{hint}")
     if isinstance(given, kind):
         return given
-    raise ValueError(f"{argument} is {given!r}, expected a name or {_article(kind.__name__)}")
+    raise ValueError(f"{argument} is {given!r}, expected a name or {article(kind.__name__)}")
 
 
 def one_of(given: str, names: Sequence[str], argument: str) -> str:
@@ -115,30 +116,16 @@ def float_dtype(given: Any) -> jnp.dtype:
     return dtype
 
 
-def network(given: Any) -> None:
-    """Refuses a class and any other thing that is no `MLP`."""
-    if isinstance(given, type):
-        raise ValueError(f"net is the class {given.__name__}, expected a network such as MLP((784, 64, 10))")
-    if not hasattr(given, "sizes"):
-        raise ValueError(f"net is {_article(type(given).__name__)}, expected an MLP")
-
-
-def trace(given: Any, name: str = "trace") -> None:
-    """Refuses what is no `Trace`."""
-    if not hasattr(given, "deltas"):
-        raise ValueError(f"{name} is {_article(type(given).__name__)}, expected a Trace such as backprop gives")
-
-
 def params(net: Network, given: Any) -> jnp.dtype:
     """Checks each layer's shapes and returns the floating-point dtype that all arrays share."""
-    network(net)
+    check_network(net)
     if not isinstance(given, tuple | list) or len(given) != net.depth:
         got = f"{len(given)} layers" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"params is {got}, expected a tuple of {net.depth} layers (W, b)")
     dtypes: set[jnp.dtype] = set()
     for number, (layer, shape) in enumerate(zip(given, net.shapes, strict=True), start=1):
         if not (isinstance(layer, tuple) and hasattr(layer, "W") and hasattr(layer, "b")):
-            raise ValueError(f"params: layer {number} is {_article(type(layer).__name__)}, expected a Layer(W, b)")
+            raise ValueError(f"params: layer {number} is {article(type(layer).__name__)}, expected a Layer(W, b)")
         (W, W_dtype), (b, b_dtype) = (_form(array, f"params: layer {number}") for array in layer)
         dtypes |= {W_dtype, b_dtype}
         if (got := (W, b)) != (shape, shape[:1]):
@@ -156,7 +143,7 @@ def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
         shape, dtype = (), None
     if dtype is None or isinstance(given, np.ma.MaskedArray | list | tuple):
         of = f" of {given.dtype}" if hasattr(given, "dtype") else ""
-        raise ValueError(f"{name} holds {_article(type(given).__name__)}{of}, expected arrays that JAX takes as they are")
+        raise ValueError(f"{name} holds {article(type(given).__name__)}{of}, expected arrays that JAX takes as they are")
     return shape, dtype
 
 
@@ -295,7 +282,3 @@ def finite(values: jax.Array, name: str) -> None:
 def concrete(values: Any) -> bool:
     """Whether the values are known now: they are not under a trace."""
     return not isinstance(values, jax.core.Tracer)
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
