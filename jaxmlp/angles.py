@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.readouts import Trace, mean_gradient
 
 
+@takes_trace
 def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None = None) -> Float[Array, " layers"]:
     """The angle at each layer between the mean gradients `(W, b)` of two traces of one batch.
 

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Params
 from jaxmlp.readouts import Trace, check_weights, mean_of_products, per_example_norms, sum_of_products
 
 
+@takes_trace
 def clipped_gradient(
     trace: Trace, max_norm: float | Float[Array, ""], weights: Float[Array, " m"] | None = None
 ) -> Params:
@@ -38,6 +40,7 @@ def clipped_gradient(
     return mean_of_products(deltas, trace.inputs, check_weights(trace, weights))
 
 
+@takes_trace
 def private_gradient(
     trace: Trace,
     max_norm: float | Float[Array, ""],

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import activations, initializers, losses, validate
 from jaxmlp.activations import Activation, Softmax
+from jaxmlp.doors import check_network
 from jaxmlp.initializers import Initializer
 from jaxmlp.losses import Loss
 from jaxmlp.products import PRODUCTS, rounded_product
@@ -25,11 +26,12 @@ class Layer(NamedTuple):
 Params = tuple[Layer, ...]
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True, init=False)
 class MLP:
     """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    The description holds no parameters; it is hashable and static under `jit`.
+    The description holds no parameters; it is hashable and static under `jit`, a pytree without leaves.
 
     Args:
         sizes: the widths `(n_0, .., n_K)`.
@@ -172,6 +174,7 @@ def init(
         >>> [layer.W.shape for layer in jm.init(net, key, weights="lecun")]
         [(64, 784), (10, 64)]
     """
+    check_network(net)
     key = validate.key(key)
     dtype = validate.float_dtype(dtype)
     layers = []

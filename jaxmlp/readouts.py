@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import validate
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.products import rounded_product
 
@@ -29,6 +30,7 @@ class Trace(NamedTuple):
     losses: Float[Array, " m"]
 
 
+@takes_trace
 def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """`grad_W^l = sum_m w delta^l a^(l-1)^T / sum_m w`, `grad_b^l = sum_m w delta^l / sum_m w`.
 
@@ -46,6 +48,7 @@ def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     return mean_of_products(trace.deltas, trace.inputs, check_weights(trace, weights))
 
 
+@takes_trace
 def per_example_gradients(trace: Trace) -> Params:
     """Each example's gradient: m times the memory of the parameters.
 
@@ -61,16 +64,19 @@ def per_example_gradients(trace: Trace) -> Params:
     )
 
 
+@takes_trace
 def delta_norms(trace: Trace) -> Float[Array, "m K"]:
     """`||delta^l||` of each example, a column for each layer."""
     return jnp.stack([jnp.linalg.norm(delta, axis=1) for delta in trace.deltas], axis=1)
 
 
+@takes_trace
 def layer_norms(trace: Trace) -> Float[Array, "m K"]:
     """The norm of each example's gradient of each layer, `||delta|| sqrt(||a||^2 + 1)`: W and b together."""
     return jnp.sqrt(_squared_norms(trace))
 
 
+@takes_trace
 def per_example_norms(trace: Trace) -> Float[Array, " m"]:
     """The norm of each example's whole gradient, `sqrt(sum_l ||delta^l||^2 (||a^(l-1)||^2 + 1))`.
 
@@ -83,6 +89,7 @@ def per_example_norms(trace: Trace) -> Float[Array, " m"]:
     return jnp.sqrt(_squared_norms(trace).sum(1))
 
 
+@takes_trace
 def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """The mean of the examples' squared gradients, entry by entry: `(delta^2)^T (a^2) / m`.
 
@@ -99,6 +106,7 @@ def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     return mean_of_products(_squares(trace.deltas), _squares(trace.inputs), weights)
 
 
+@takes_trace
 def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """The variance of the examples' gradients, entry by entry: `E[g^2] - E[g]^2`, divided by m, not m - 1.
 
@@ -109,6 +117,7 @@ def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     return jax.tree.map(difference, second_moment(trace, weights), mean_gradient(trace, weights))
 
 
+@takes_trace
 def noise_scale(trace: Trace) -> Float[Array, ""]:
     """The batch size at which noise and gradient are equally large, `tr(Sigma) / ||G||^2`.
 
@@ -132,6 +141,7 @@ def noise_scale(trace: Trace) -> Float[Array, ""]:
     return m * (S - N) / (m * N - S)
 
 
+@takes_trace
 def gradient_gram(trace: Trace) -> Float[Array, "m n"]:
     """All inner products of the examples' gradients, `sum_l (delta delta^T) * (a a^T + 1)`.
 
@@ -157,6 +167,7 @@ class KroneckerFactors(NamedTuple):
     G: Float[Array, "o o"]
 
 
+@takes_trace
 def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -> tuple[KroneckerFactors, ...]:
     """`A = E[a~ a~^T]`, `G = E[delta delta^T]` of each layer, `a~ = (a, 1)`: the bias is a weight on a constant 1.
 
@@ -201,6 +212,7 @@ def weight_jacobian(a: Float[Array, " i"], n_out: int) -> Float[Array, "o oi"]:
 
     Source: notes 004, "Forward Propagation".
     """
+    a = validate.array(a, "a")
     return jnp.kron(jnp.eye(n_out, dtype=a.dtype), a[None])
 
 
