@@ -43,6 +43,7 @@ class Run:
         self.folder.mkdir()
         self.log, self.said = self.folder / "log.jsonl", self.folder / "said.txt"
         self.log.write_text(others)
+        self.checkpoint = self.folder / "run" / "last.safetensors"
 
     def start(self, largest=None):
         """The next life, which dies of a file larger than `largest` bytes."""
@@ -60,7 +61,7 @@ class Run:
 
     def ended_with(self):
         tensors, about = files.read(self.folder / "result.safetensors", "tree")
-        saved, told = files.read(self.folder / "run" / "last.safetensors", "tree")
+        saved, told = files.read(self.checkpoint, "tree")
         lines = self.log.read_text()
         rows = [json.loads(line) for line in lines.removeprefix(self.others).splitlines()]
         expect(lines.startswith(self.others), "the log lost lines of others", self)
@@ -75,10 +76,9 @@ class Run:
 
     def epochs_saved(self):
         """The epochs in the newest checkpoint, which is whole; 0 where there is none yet."""
-        path = self.folder / "run" / "last.safetensors"
-        if not path.exists():
+        if not self.checkpoint.exists():
             return 0
-        about = files.read(path, "tree")[1]["about"]
+        about = files.read(self.checkpoint, "tree")[1]["about"]
         expect(len(about["history"].get("epoch", [])) == about["done"], "the history is not that of the state", self)
         return about["done"]
 
@@ -102,7 +102,6 @@ def live(run, largest):
     if largest is not None:
         import resource
 
-        jax.config.update("jax_enable_compilation_cache", False)  # which would write too large files as well
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     net = jm.MLP((3, 4, 2), hidden="tanh", output="softmax", loss="cross_entropy")
@@ -184,10 +183,12 @@ def main():
     kinds = {"kills": 30, "terminations": 5, "full-disk": 10, "interrupts": 10, "pairs": 5}
     for name, default in (kinds | {"seed": 0}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--quick", action="store_true", help="one run that ends in every way, one after another")
     given = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
     with TemporaryDirectory() as folder:
         use_cache(folder)
-        Trial(Path(folder), random.Random(given.pop("seed"))).all(given)
+        trial, quick = Trial(Path(folder), random.Random(given.pop("seed"))), given.pop("quick")
+        trial.every_way() if quick else trial.all(given)
 
 
 def use_cache(folder):
@@ -202,11 +203,7 @@ class Trial:
         self.folder, self.moments, self.runs = folder, moments, 0
         whole = self.new()
         self.whole = whole.finish()
-        began = time.perf_counter()
-        again = self.new()
-        self.same(again, again.finish())
-        self.seconds = time.perf_counter() - began  # of a life with its programs compiled
-        self.bytes = (whole.folder / "run" / "last.safetensors").stat().st_size, whole.log.stat().st_size - len(OTHERS)
+        self.bytes = whole.checkpoint.stat().st_size, whole.log.stat().st_size - len(OTHERS)
 
     def new(self, others=OTHERS):
         self.runs += 1
@@ -217,6 +214,9 @@ class Trial:
             expect(first == second, f"{name}: not the bits of the undisturbed run", run)
 
     def all(self, given):
+        began, again = time.perf_counter(), self.new()
+        self.same(again, again.finish())
+        self.seconds = time.perf_counter() - began  # of a life with its programs compiled
         print(f"an undisturbed run of {EPOCHS} epochs: {self.seconds:.1f} s, checkpoint and log {self.bytes} bytes")
         self.kills(given["kills"], signal.SIGKILL)
         self.kills(given["terminations"], signal.SIGTERM)
@@ -239,6 +239,22 @@ class Trial:
         if count:
             self.same(run, run.finish())
             print(f"{number.name}: {killed} lives, epochs saved then: {', '.join(ends)}; 0 bits lost", flush=True)
+
+    def every_way(self):
+        """One run is killed, fills the disk, is interrupted, and meets another in its folder."""
+        run, ends = self.new(), []
+        life = run.start()
+        run.wait_for_epoch(5, life)
+        expect(kill(run, life) and run.epochs_saved() >= 3, "a kill came too late", run)
+        ends.append(f"killed after {run.epochs_saved()} epochs")
+        ends.append(f"{fill_disk(run, run.checkpoint.stat().st_size + 800)} not written after {run.epochs_saved()}")
+        life = run.start()
+        run.wait_for_epoch(run.epochs_saved() + 5, life)
+        ends.append(interrupt(run, life))
+        expect(ends[-1].startswith("saved"), f"SIGINT: {ends[-1]}", run)
+        ends.append(pair(run))
+        self.same(run, run.ended_with())
+        print(f"{', '.join(ends)}; 0 bits lost")
 
     def wait(self, run, life):
         """Until a random moment of a life: half of them while it trains."""
