@@ -29,11 +29,6 @@ Stream = Iterable[Any]
 
 def check(data: Any) -> Stream:
     """Returns `data` if it can be read once an epoch."""
-    if not isinstance(data, Iterable) and hasattr(data, "__getitem__"):
-        raise ValueError(
-            f"data is a {type(data).__name__}, which gives examples one by one; expected an iterable of batches (X, Y), "
-            "such as a loader: torch.utils.data.DataLoader(data, batch_size=64)"
-        )
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
         raise ValueError(
             f"data is a {type(data).__name__}, expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
