@@ -130,6 +130,15 @@ def _check_strength(given: Any, name: str, positive: bool = False) -> Any:
     return values
 
 
+def name_each(given: tuple[Penalty, ...]) -> dict[str, Penalty]:
+    """Each penalty by its kind's name; a second of one kind is `l2 (2)`."""
+    named: dict[str, Penalty] = {}
+    for penalty in given:
+        same = sum(other.kind == penalty.kind for other in named.values())
+        named[penalty.kind.name + (f" ({same + 1})" if same else "")] = penalty
+    return named
+
+
 def as_tuple(given: Any) -> tuple[Penalty, ...]:
     """One penalty or several, as a tuple."""
     each = (given,) if isinstance(given, Penalty) else tuple(given) if isinstance(given, list | tuple) else None

@@ -40,6 +40,7 @@ def test_poisson_sampling_takes_each_example_with_its_own_coin(params):
 
     fit(params, examples(400), sampling="poisson", batch_size=20, epochs=30, readout=readout)
     jax.effects_barrier()
+    seen = seen[2:]  # the first two look whether the readout weighs its examples
     sizes = np.asarray([w.sum() for w in seen])
     assert len(sizes) == 30 * 20 and len({w.shape for w in seen}) == 1
     assert abs(sizes.mean() - 20) < 5 * (20 * 0.95 / 600) ** 0.5

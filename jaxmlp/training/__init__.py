@@ -5,6 +5,8 @@ from jaxmlp.penalties import Penalty as Penalty
 from jaxmlp.penalties import l1 as l1
 from jaxmlp.penalties import l2 as l2
 from jaxmlp.penalties import max_norm as max_norm
+from jaxmlp.search_space import log_uniform as log_uniform
+from jaxmlp.search_space import uniform as uniform
 from jaxmlp.training._epoch import epoch as epoch
 from jaxmlp.training._epoch import start as start
 from jaxmlp.training._fit import fit as fit
@@ -15,8 +17,6 @@ from jaxmlp.training.regularization import Regularization as Regularization
 from jaxmlp.training.result import DivergedError as DivergedError
 from jaxmlp.training.result import Result as Result
 from jaxmlp.training.result import SweepResult as SweepResult
-from jaxmlp.training.search_space import log_uniform as log_uniform
-from jaxmlp.training.search_space import uniform as uniform
 from jaxmlp.training.state import Data as Data
 from jaxmlp.training.state import Plan as Plan
 from jaxmlp.training.state import TrainState as TrainState

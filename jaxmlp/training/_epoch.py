@@ -10,18 +10,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxmlp import optimizers
 from jaxmlp._forward import batch_losses, mean, network_inputs
 from jaxmlp.initializers import Initializer
 from jaxmlp.metrics import classes
 from jaxmlp.network import Params, init
+from jaxmlp.training import probe
 from jaxmlp.training.monitors import monitors
 from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.sampling import Batch, draw, gather, place
 from jaxmlp.training.sharding import DATA, along, everywhere, place_state
-from jaxmlp.training.state import FIRST_EXAMPLES, Average, Best, Data, Plan, Run, TrainState, split_key
+from jaxmlp.training.state import (
+    FIRST_EXAMPLES,
+    Average,
+    Best,
+    Data,
+    Plan,
+    Run,
+    TrainState,
+    at_least_float32,
+    split_key,
+)
 from jaxmlp.training.step import Sums, descend
 
-DIVERGED = 1000  # times the first cost
+DIVERGED = 1000  # times the first cost: it has risen by 999 times the mean |loss| of the start
 EVALUATED_AT_ONCE = 4096  # examples of the validation set whose activations are in memory together
 COLUMNS = ("cost", "accuracy", "penalty", "validation_cost", "validation_accuracy",
            "delta_norm", "dead", "saturated", "update_ratio", "noise_scale")  # fmt: skip
@@ -73,27 +85,38 @@ def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -
         rule_state = plan.rule.start(plan.net, rule_key, params[0].W.dtype)
     every = max(1, data.X.shape[0] // FIRST_EXAMPLES)
     X, Y = network_inputs(data.X[::every], plan.preprocess, params[0].W.dtype), data.Y[::every]
-    cost = lambda params: mean(batch_losses(plan.net, params, X, Y)[0], None)
     # A start that is nearly perfect gives no scale for a cost; weights of 0 give that of the data.
     # (0 * W, not zeros: XLA 0.10.2 on a CPU now and then gives NaN for a network of constants.)
-    first_cost = jnp.maximum(cost(params), cost(jax.tree.map(lambda array: 0 * array, params)))
-    best = Best(jax.tree.map(jnp.copy, params), jnp.full((), jnp.inf, first_cost.dtype), jnp.zeros((), jnp.int32))
+    costs = [_cost_and_scale(plan, params, X, Y), _cost_and_scale(plan, jax.tree.map(lambda a: 0 * a, params), X, Y)]
+    first_cost, first_scale = jax.tree.map(jnp.fmax, *costs)  # a loss may have no value where all weights are 0
+    worst = jnp.full((), jnp.finfo(first_cost.dtype).max, first_cost.dtype)
+    best = Best(jax.tree.map(jnp.copy, params), worst, jnp.zeros((), jnp.int32))
     state = TrainState(
         params=params,
-        opt_state=plan.transformation(hyper).init(params),
+        opt_state=None,
         rule_state=rule_state,
-        key=key,
+        key=key if run.own_key is None else run.own_key,
         epoch=jnp.zeros((), jnp.int32),
         hyper=hyper,
         regularization=run.regularization,
         first_cost=first_cost,
+        first_scale=first_scale,
         patience=jnp.asarray(run.patience, jnp.int32),
         stopped=jnp.zeros((), bool),
         diverged=jnp.zeros((), bool),
         best=None if data.X_dev is None else best,
         average=None if run.average is None else Average.start(params, run.average),
     )
-    return place_state(plan, state)
+    probe.check_readout(plan, state, data)
+    optimizers.check(lambda **hyper: plan.transformation(hyper), hyper, params)
+    return place_state(plan, state._replace(opt_state=plan.transformation(hyper).init(params)))
+
+
+def _cost_and_scale(plan: Plan, params: Params, X: Array, Y: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean loss, and the mean of its absolute value."""
+    losses, _ = batch_losses(plan.net, params, X, Y)
+    losses = losses.astype(at_least_float32(losses.dtype))
+    return losses.mean(), jnp.abs(losses).mean()
 
 
 def epoch(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray | None = None) -> tuple[TrainState, Metrics]:
@@ -104,10 +127,12 @@ def epoch(plan: Plan, state: TrainState, data: Data, key: PRNGKeyArray | None = 
 
     Args:
         data: the examples; `weights` of mean 1.
-        key: replaces the key of the state. Members of a population that get one key share their batches.
+        key: replaces the key of the state. Members of a population that get one key share their batches; a readout
+            still draws by each state's own.
     """
+    own_key = None if key is None or plan.readout is None else state.key
     drawn = draw(plan, data, epoch_key(state) if key is None else key, needs_keys(plan, state))
-    trained, sums = descend(plan, state, drawn, partial(gather, plan, data))
+    trained, sums = descend(plan, state, drawn, partial(gather, plan, data), own_key)
     return finish(plan, state, trained, sums, data)
 
 
@@ -131,7 +156,8 @@ def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data
     total = jnp.where(sums["weight"] == 0, 1, sums["weight"])  # Poisson's coins may leave a set without any example
     metrics = {name: s / total for name, s in sums.items() if name != "weight"}
     finite = [jnp.isfinite(array).all() for array in jax.tree.leaves(trained.params)]
-    good = (metrics["cost"] <= DIVERGED * before.first_cost) | (before.first_cost == 0)
+    rise = metrics["cost"] - before.first_cost
+    good = (rise <= (DIVERGED - 1) * before.first_scale) | (before.first_scale == 0)
     good = good & jnp.isfinite(metrics["cost"]) & jnp.stack(finite).all()
     trained = trained._replace(key=split_key(before.key)[0], epoch=before.epoch + 1)
     if any(penalty.kind.value is not None for penalty in trained.regularization.penalties):
@@ -158,6 +184,8 @@ def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Arra
     parts = [jax.tree.map(jnp.concatenate, jax.lax.map(chunk, (split(X), split(Y))))] if whole else []
     parts += [chunk((X[whole:], Y[whole:]))] if whole < X.shape[0] else []
     losses, Y_hat = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
+    losses = losses.astype(at_least_float32(losses.dtype))
+    weights = None if weights is None else weights.astype(losses.dtype)
     scores = {"cost": mean(losses, weights)}
     if plan.accuracy:
         scores["accuracy"] = mean((classes(Y_hat) == classes(Y)).astype(losses.dtype), weights)

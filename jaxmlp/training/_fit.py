@@ -1,7 +1,7 @@
 """`fit`: checks its arguments, then runs the compiled epoch until the run is over."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,20 +19,20 @@ from jaxmlp import metrics, rules, validate
 from jaxmlp.dropout import Keep
 from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
+from jaxmlp.programs import compiled
 from jaxmlp.rules import Rule
-from jaxmlp.training import checkpoint, processes, reporting, sampling, settings, sharding, stream
+from jaxmlp.training import checkpoint, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, descend_part, epoch, epoch_key, finish, needs_keys
 from jaxmlp.training.checkpoint import Checkpoints, Columns
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
-from jaxmlp.training.result import DivergedError, Result, make_result
-from jaxmlp.training.sampling import Batch
+from jaxmlp.training.result import Result, make_result, raise_if_lost
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
 
-_compiled_epoch = jax.jit(epoch, static_argnums=0, donate_argnums=1)
-_compiled_part = jax.jit(descend_part, static_argnums=0, donate_argnums=1)
-_compiled_finish = jax.jit(finish, static_argnums=0, donate_argnums=2)
-_compiled_begin = jax.jit(begin, static_argnums=0)
+_compiled_epoch = compiled("plan", donate="state")(epoch)
+_compiled_part = compiled("plan", donate="state")(descend_part)
+_compiled_finish = compiled("plan", donate="trained")(finish)
+_compiled_begin = compiled("plan")(begin)
 
 Callback = Callable[[int, dict[str, Any]], None]
 
@@ -162,6 +162,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
     with processes.raise_on_all(mesh):
         dtype = validate.params(net, params)
         given = settings.read(arguments, settings.Context((net,)))
+        settings.settle_optimizer(given, net, dtype)
         how = Reading(net, dtype, given.preprocess)
         source = (_use_arrays if isinstance(data, tuple) else _use_stream)(how, data, given, mesh)
         plan = settings.make_plan(net, given, mesh, accuracy=metrics.predicts_classes(net, source.data.Y), steps=1,
@@ -179,12 +180,13 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
     if data.weights is not None:
         data = data._replace(weights=data.weights / data.weights.mean())
     state = _compiled_begin(plan, sharding.put(mesh, run), data)
+    probe.check_padding(plan, state, source.data)
     keeper = None
     if given.checkpoints is not None or processes.are_several(mesh):
         told = source.describe(plan, run, processes.gather(mesh, state), source.data)
         processes.check_agreement(mesh, **told)
         if given.checkpoints is not None:
-            keeper = Checkpoints(Path(given.checkpoints), given.checkpoint_every, told, mesh)
+            keeper = Checkpoints(Path(given.checkpoints).absolute(), given.checkpoint_every, told, mesh)
     return plan, state, data, rounds, source, keeper, given
 
 
@@ -198,20 +200,22 @@ def _use_arrays(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | No
 
 
 def _use_stream(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | None) -> Source:
+    batches = stream.check(data)
+    how = how._replace(weighted=given.readout is None)
+    opened, first = stream.read_first(how, batches, mesh)
     for name in ("batch_size", "weights", "class_weights", "steps", "shares", "sampling"):
         if given.arguments[name] != settings.TABLE[name].default:
             raise ValueError(
                 f"{name} is given, but data is an iterable of batches, which decides it; expected none "
                 "(a batch may be (X, Y, weights))"
             )
-    batches = stream.check(data)
-    first = stream.read_first(how, batches, mesh)
     held_out, _ = read_validation(how, given.validation)
     if given.augment is not None:
         check_augment(how, given.augment, first.X)
     m = len(first.X) * processes.count(mesh)
-    return Source(Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out), m, m, 1,
-                  processes.are_several(mesh), partial(_stream_epoch, batches), checkpoint.describe_stream)  # fmt: skip
+    data = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
+    one_epoch = partial(_stream_epoch, how, opened)
+    return Source(data, m, m, 1, processes.are_several(mesh), one_epoch, checkpoint.describe_stream)
 
 
 def _train(
@@ -224,21 +228,24 @@ def _train(
     given: SimpleNamespace,
 ) -> Result:
     columns: Columns = {}
-    saved = None if keeper is None else keeper.restore(state)
-    if saved is not None:
-        state, columns = saved
-    elif keeper is not None:
-        keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
     unit = "step" if plan.sampling == "replacement" else "epoch"
-    done = len(columns.get(unit, []))
-    reached = columns[unit][-1] if done else 0
     at = np.cumsum(rounds).tolist() if unit == "step" else list(range(1, len(rounds) + 1))
     silent = jax.process_index() > 0 and processes.are_several(plan.mesh)  # the first process reports for all
     with ExitStack() as stack:
+        saved = None if keeper is None else stack.enter_context(keeper.open(state))
+        if saved is not None:
+            state, columns = saved
+            _check_reached(columns.get(unit, []), at, unit, given.checkpoints)
+        elif keeper is not None:
+            keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
+        done = len(columns.get(unit, []))
+        reached = columns[unit][-1] if done else 0
         show = stack.enter_context(reporting.show(at[-1], unit, given.progress and not silent, reached))
         write = None
         if given.log is not None and not silent:
             write = stack.enter_context(reporting.append_json(given.log, unit, None if saved is None else reached))
+        alone = keeper is not None and not processes.are_several(plan.mesh)
+        interrupted = stack.enter_context(checkpoint.hold_interrupt(alone))
         for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break
@@ -247,26 +254,46 @@ def _train(
             row = {unit: at[number], **_to_host(scores), "seconds": time.perf_counter() - began}  # waits for the device
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
+            if write is not None:
+                write(row)  # before the state is saved: a line too many is dropped when the run goes on
+            last = number + 1 == len(rounds) or bool(state.stopped)
             if keeper is not None:
-                keeper.save(state, columns, number + 1, last=number + 1 == len(rounds) or bool(state.stopped))
+                keeper.save(state, columns, number + 1, last or interrupted())
             metrics = {name: value for name, value in row.items() if name != unit}
             show(at[number], {name: value for name, value in metrics.items() if not isinstance(value, list)})
-            if write is not None:
-                write(row)
             if given.callback is not None:
                 given.callback(at[number], metrics)
+            if interrupted() and not last:
+                raise KeyboardInterrupt(f"{unit} {at[number]} of {at[-1]} is saved in {given.checkpoints}; "
+                                        "the same call goes on from there")  # fmt: skip
     state = processes.gather(plan.mesh, state)
     result = make_result(state, {name: np.asarray(values) for name, values in columns.items()})
-    if bool(state.diverged):
-        raise DivergedError(int(state.epoch) + 1, columns["cost"][-1], float(state.first_cost), result)
+    raise_if_lost(state, result)
     return result
 
 
-def _stream_epoch(batches: stream.Stream, plan: Plan, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+def _check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
+    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
+    if len(reached) > len(at) and reached[: len(at)] == at:
+        raise ValueError(
+            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
+            "least as many, or another folder"
+        )
+    if reached != at[: len(reached)]:
+        raise ValueError(
+            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
+            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
+            "another folder"
+        )
+
+
+def _stream_epoch(
+    how: Reading, batches: stream.Opened, plan: Plan, state: TrainState, data: Data
+) -> tuple[TrainState, Metrics]:
     """An epoch over a stream's batches, part by part."""
     trained, sums = jax.tree.map(jnp.copy, state), []
     keys = epoch_key(state) if needs_keys(plan, state) else None
-    for number, part in enumerate(_read_parts(plan, state, batches)):
+    for number, part in enumerate(stream.read_parts(how, batches, int(state.epoch), plan.mesh)):
         n = part.X.shape[0]
         if keys is not None:
             part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
@@ -279,11 +306,6 @@ def _stream_epoch(batches: stream.Stream, plan: Plan, state: TrainState, data: D
         )
     whole = jax.tree.map(lambda *each: sum(each[1:], each[0]), *sums)
     return _compiled_finish(replace(plan, steps=1), state, trained, whole, data)
-
-
-def _read_parts(plan: Plan, state: TrainState, batches: stream.Stream) -> Iterator[Batch]:
-    how = Reading(plan.net, state.params[0].W.dtype, plan.preprocess)
-    return stream.read_parts(how, batches, int(state.epoch), plan.mesh)
 
 
 def _to_host(scores: Metrics) -> dict[str, Any]:

@@ -15,9 +15,8 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from jaxmlp import penalties, validate
+from jaxmlp import penalties, search_space, validate
 from jaxmlp.network import MLP, init
-from jaxmlp.training import search_space
 from jaxmlp.training._fit import fit
 from jaxmlp.training._sweep import form_groups, sweep
 from jaxmlp.training.examples import Axis

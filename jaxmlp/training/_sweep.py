@@ -143,11 +143,14 @@ def form_groups(arguments: dict[str, Any]) -> tuple[list[Group], dict[str, np.nd
     given = settings.read(arguments, settings.Context(distinct, axis))
     params, stacked = _read_initial(distinct, given.initial, axis)
     dtype = _choose_dtype(params, data, given.preprocess)
+    settings.settle_optimizer(given, distinct[0], dtype)
     examples = {n: read_data(Reading(n, dtype, given.preprocess, axis), data, given) for n in distinct}
     E = axis.members
     first_key = given.keys if given.keys.ndim == 0 else given.keys[0]
     keys = jnp.broadcast_to(given.keys, (E,))
     run = settings.make_run(given, dtype, key=first_key if given.shared_order else keys, weights_key=keys)
+    if given.shared_order and given.readout is not None:  # members that share a key differ by their number
+        run = run._replace(own_key=jax.vmap(jax.random.fold_in)(keys, jnp.arange(E)))
     runs = _broadcast_to_members(run, E)._replace(params=params if stacked else None)
     groups = []
     for one in distinct:

@@ -5,8 +5,14 @@ other.
 """
 
 import json
+import os
+import signal
+import sys
+import threading
 import zlib
 from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import files, sharded_trees, trees
-from jaxmlp.training import processes, settings
+from jaxmlp import files, optimizers, sharded_trees, trees
+from jaxmlp.optimizers import Factory, Objective
+from jaxmlp.training import probe, processes, settings
 from jaxmlp.training.sharding import put_like
 from jaxmlp.training.state import Data, Plan, Run, TrainState
 
@@ -26,11 +33,15 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 Columns = dict[str, list[Any]]
 
 
-# A state by the names that files have used since version 0.1.0, in the order of TrainState's fields.
+# A state by the names that files have used since version 0.1.0.
 Saved = namedtuple(
     "Saved",
     "params opt_state rule_state key epoch hyper regularisation first_cost patience stopped diverged best average",
 )
+
+
+NAMES = {"regularization": "regularisation"}
+FOUND_ANEW = ("first_scale",)
 
 
 @dataclass(frozen=True)
@@ -45,26 +56,61 @@ class Checkpoints:
     run: dict[str, Any]  # tells this run from another
     mesh: Mesh | None = None  # over several processes: these write together
 
+    @contextmanager
+    def open(self, start: TrainState) -> Iterator[tuple[TrainState, Columns] | None]:
+        """The newest state and its history, None if there is none; and the folder for this run alone.
+
+        Raises:
+            ValueError: where another run wrote the files, or another run has the folder now.
+        """
+        seen, saved = self._mark(), self.restore(start)
+        with ExitStack() as stack:
+            with processes.raise_on_all(self.mesh):
+                if jax.process_index() == 0 or not processes.are_several(self.mesh):
+                    stack.enter_context(_lock(self.folder))
+            if self._mark() != seen:  # another run saved in between
+                saved = self.restore(start)
+            for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
+                part.unlink(missing_ok=True)
+            yield saved
+
+    def _mark(self) -> tuple[int, ...] | None:
+        """Tells the file that is there from one that replaces it."""
+        try:
+            about = (self.folder / LAST).stat()
+        except OSError:
+            return None
+        return about.st_ino, about.st_mtime_ns, about.st_size
+
     def restore(self, start: TrainState) -> tuple[TrainState, Columns] | None:
         """The newest state and its history; None if there is none; ValueError if another run wrote them."""
         path, by_orbax = self.folder / LAST, sharded_trees.newest(self.folder)
         processes.check_agreement(self.mesh, **{f"the content of {self.folder}": [path.exists(), by_orbax]})
-        for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
-            part.unlink(missing_ok=True)
         if not path.exists() and by_orbax < 0:
             return None
-        about: dict[str, Any] = files.read(path, "tree")[1]["about"] if path.exists() else {"done": -1}
-        newest, where = (about, path) if about["done"] >= by_orbax else sharded_trees.read_about(self.folder)
+        about = self._check(files.read(path, "tree")[1].get("about"), path) if path.exists() else {"done": -1}
+        like = _save_form(start)
+        if about["done"] < by_orbax:
+            about, where = sharded_trees.read_about(self.folder)
+            columns = self._check(about, where)["history"]
+            return _restored(start, sharded_trees.read(self.folder, like)), columns
+        tree, about = trees.read_tree(path, like)
+        return _restored(start, put_like(self.mesh, like, tree)), self._check(about, path)["history"]
+
+    def _check(self, about: Any, where: Path) -> dict[str, Any]:
+        """`about`, if it is that of this run's checkpoint."""
+        run, done, history = (
+            about.get(name) if isinstance(about, dict) else None for name in ("run", "done", "history")
+        )
+        if not isinstance(run, dict) or type(done) is not int or not _is_history(history, done):
+            raise ValueError(f"{where} holds no checkpoint of a run, expected another folder")
         for name, value in self.run.items():
-            if (saved := newest["run"].get(name)) != value:
+            if name in run and run[name] != value:  # an older version may not have kept it
                 raise ValueError(
-                    f"{where} was written by another run ({name}: {saved}, here {value}); expected the same "
+                    f"{where} was written by another run ({name}: {run[name]}, here {value}); expected the same "
                     "arguments, or another folder"
                 )
-        like = Saved(*start)
-        if newest is not about:
-            return TrainState(*sharded_trees.read(self.folder, like)), newest["history"]
-        return TrainState(*put_like(self.mesh, like, trees.read_tree(path, like)[0])), about["history"]
+        return about
 
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
         """Writes the files that are due after `done` epochs; `last`: of the run."""
@@ -72,20 +118,87 @@ class Checkpoints:
         due = last or done % self.every == 0
         if processes.are_several(self.mesh):
             if due:
-                sharded_trees.write(self.folder, done, Saved(*state), about)
+                sharded_trees.write(self.folder, done, _save_form(state), about)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if done and state.best is not None and int(state.best.epoch) == int(state.epoch) and not bool(state.diverged):
-            trees.write_tree(self.folder / BEST, Saved(*state), about)
+            trees.write_tree(self.folder / BEST, _save_form(state), about)
         if due:
-            trees.write_tree(self.folder / LAST, Saved(*state), about)
+            trees.write_tree(self.folder / LAST, _save_form(state), about)
+
+
+def _save_form(state: TrainState) -> Saved:
+    """The state as files hold it; what every start of the run finds anew is not in them."""
+    values = state._asdict()
+    return Saved(**{NAMES.get(name, name): values[name] for name in state._fields if name not in FOUND_ANEW})
+
+
+def _restored(start: TrainState, saved: Saved) -> TrainState:
+    values = saved._asdict()
+    return start._replace(**{name: values[NAMES.get(name, name)] for name in start._fields if name not in FOUND_ANEW})
+
+
+def _is_history(given: Any, done: int) -> bool:
+    """Whether `given` is a column of `done` entries for each name."""
+    return isinstance(given, dict) and all(
+        isinstance(column, list) and len(column) == done for column in given.values()
+    )
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Holds the folder for this run until it ends, however it ends. Only POSIX systems lock folders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"checkpoints is {str(folder)!r}, which another run is writing now; expected another folder, or to "
+                "wait until that run has ended"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def hold_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
+    """Holds back the first SIGINT, so that the epoch ends and is saved; yields whether there was one.
+
+    A second SIGINT interrupts at once.
+    """
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before, held = signal.getsignal(signal.SIGINT), []
+
+    def hold(number: int, frame: Any) -> None:
+        held.append(number)
+        signal.signal(signal.SIGINT, before)
+        print("interrupted: this epoch ends first and is saved; interrupt again to stop at once", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(held)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:
     """The JSON that tells a run from another; `state` and `data` are this process's own.
 
-    The table of settings says which settings it holds. Functions are known by their results on the first example.
+    The table of settings says which settings it holds. Functions are known by their results on some examples, or on
+    fixed numbers.
     """
+    some = data.X[:: max(1, len(data.X) // probe.EXAMPLES)][: probe.EXAMPLES]
+    keys = jax.random.split(jax.random.key(0), len(some))
     first = lambda made: None if made is None else f"{processes.allgather(plan.mesh, [_crc(made)])[0]:08x}"
     marks = {
         **settings.tell(plan, run, saved=True),
@@ -94,12 +207,17 @@ def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, A
         "key": mark(state.key),
         "rule's state at the start": mark(state.rule_state),
         "optimizer's first updates (checksum)": mark(_first_updates(plan, state)),
-        "first example preprocessed (checksum)": first(plan.preprocess and plan.preprocess(data.X[0])),
-        "first example augmented (checksum)": first(plan.augment and plan.augment(jax.random.key(0), data.X[0])),
+        "optimizer's later updates (checksum)": mark(probe.find_later_updates(plan, state)),
+        "hyperparameters compiled in": dict(plan.optimizer.whole) if isinstance(plan.optimizer, Factory) else {},
+        "hidden activations": [f.name for f in plan.net.hidden],
+        "own functions (checksum)": mark(probe.run_own(plan)),
+        "readout of fixed numbers (checksum)": mark(probe.read_fixed(plan, state, data)),
+        "examples preprocessed (checksum)": first(plan.preprocess and jax.vmap(plan.preprocess)(some)),
+        "examples augmented (checksum)": first(plan.augment and jax.vmap(plan.augment)(keys, some)),
         "X (checksum)": _mark_shares(plan, data.X),
         "Y (checksum)": _mark_shares(plan, data.Y),
         "weights and class_weights (checksum)": _mark_shares(plan, data.weights),
-        "validation (checksum)": mark((data.X_dev, data.Y_dev)),
+        "validation (checksum)": mark((data.X_dev, data.Y_dev, data.weights_dev)),
     }
     return json.loads(json.dumps(marks))
 
@@ -120,11 +238,10 @@ def _first_updates(plan: Plan, state: TrainState) -> Any:
     """The optimizer's updates for three gradients of 1: a fingerprint for optimizers with equal state shapes."""
     optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
     value = jnp.ones((), state.params[0].W.dtype)
+    objective = Objective(value, lambda params: value, lambda params: ones)
     known, made = state.opt_state, []
     for _ in range(3):
-        updates, known = optimizer.update(
-            ones, known, state.params, value=value, grad=ones, value_fn=lambda params: value
-        )  # fmt: skip
+        updates, known = optimizers.update(optimizer, ones, known, state.params, objective)
         made.append(updates)
     return made, known
 

@@ -50,6 +50,7 @@ class Reading(NamedTuple):
     dtype: Any
     preprocess: Preprocess | None
     axis: Axis | None = None
+    weighted: bool = True  # whether the batches of a stream may bring weights
 
 
 def read_data(how: Reading, data: Any, given: SimpleNamespace) -> tuple[Data, Data]:

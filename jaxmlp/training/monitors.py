@@ -9,11 +9,15 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxmlp._backward import trace_of
+from jaxmlp import optimizers
+from jaxmlp._backward import gradient_pass, trace_of
 from jaxmlp._forward import network_inputs
 from jaxmlp.activations import Activation
+from jaxmlp.optimizers import Objective
 from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
 from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
+from jaxmlp.training.step import whole_cost
+from jaxmlp.validate import Examples
 
 NEAR = 0.05  # a unit is saturated within this part of its range from either end
 
@@ -38,7 +42,7 @@ def monitors(plan: Plan, state: TrainState, data: Data) -> dict[str, Array]:
         "delta_norm": delta_norms(trace).mean(0),
         "dead": jnp.stack([dead(f, z).mean() for f, z in hidden]) if hidden else jnp.zeros(0),
         "saturated": jnp.stack([saturated(f, z).mean() for f, z in hidden]) if hidden else jnp.zeros(0),
-        "update_ratio": _update_ratio(plan, state, grads, trace),
+        "update_ratio": _update_ratio(plan, state, grads, trace, Examples(X, Y)),
         "noise_scale": noise_scale(trace) if len(trace.losses) > 1 else jnp.full((), jnp.nan),
     }
 
@@ -57,10 +61,14 @@ def saturated(f: Activation, z: Float[Array, "m o"]) -> Bool[Array, "m o"]:
     return (a < low + near) | (a > high - near)
 
 
-def _update_ratio(plan: Plan, state: TrainState, grads, trace: Trace) -> Float[Array, " K"]:
-    value = trace.losses.mean()
-    updates, _ = plan.transformation(state.hyper).update(
-        grads, state.opt_state, state.params, value=value, grad=grads, value_fn=lambda params: value
+def _update_ratio(plan: Plan, state: TrainState, grads, trace: Trace, examples: Examples) -> Float[Array, " K"]:
+    strengths = state.regularization
+    objective = Objective(
+        trace.losses.mean() + strengths.cost(state.params),
+        lambda p: whole_cost(plan, strengths, p, examples),
+        lambda p: strengths.gradient(p, gradient_pass(plan.net, p, examples, plan.rule, state.rule_state)[2]),
     )
+    optimizer = plan.transformation(state.hyper)
+    updates, _ = optimizers.update(optimizer, grads, state.opt_state, state.params, objective)
     size = lambda W: jnp.maximum(jnp.linalg.norm(W), jnp.finfo(W.dtype).tiny)
     return jnp.stack([jnp.linalg.norm(u.W) / size(p.W) for u, p in zip(updates, state.params, strict=True)])  # pyright: ignore[reportArgumentType]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxmlp import trees
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import Params
 from jaxmlp.products import TINY
+from jaxmlp.programs import compiled
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.result import History, SweepResult
 from jaxmlp.training.sharding import MEMBER, along, length
@@ -24,7 +24,7 @@ from jaxmlp.training.state import Data, Plan, Run, TrainState, split_key
 OPERATIONS_A_CALL, EPOCHS_A_CALL = 5e8, 1000
 
 
-@partial(jax.jit, static_argnames=("plan", "axes", "initial"))
+@compiled("plan", "axes", "initial")
 def begin_all(plan: Plan, axes: Data, initial: str | Initializer, runs: Run, data: Data) -> TrainState:
     """The states before the first epoch; `runs` have a member axis in front, `axes` are the member axes of `data`."""
     runs = along(plan.mesh, MEMBER, runs)
@@ -39,14 +39,14 @@ def _axis_of(plan: Plan, members: int) -> str | None:
     return MEMBER if devices > 1 and members % devices == 0 else None
 
 
-@partial(jax.jit, static_argnames=("plan", "axes", "most"), donate_argnames="states")
+@compiled("plan", "axes", "most", donate="states")
 def advance(
     plan: Plan, axes: Data, most: int, states: TrainState, data: Data, shared: PRNGKeyArray | None, n: Array
-) -> tuple[TrainState, Metrics, Any, Array]:
-    """`n <= most` epochs of all members: states, metrics `(most, E)`, the shared key, and the number of epochs done.
+) -> tuple[TrainState, Metrics, Array, Any, Array]:
+    """`n <= most` epochs of all members: states, metrics `(most, E)`, running, the shared key, the number of epochs.
 
-    It ends early when every member has stopped; the metrics of a stopped member are NaN. `shared` replaces the states'
-    keys.
+    It ends early when every member has stopped. `running (most, E)` says which members trained in an epoch; the others'
+    metrics mean nothing. `shared` replaces the states' keys.
     """
     # A CPU's vectors run along members that come last in memory where products are written out, entry by entry. A
     # larger product is one call for all members, or one each, and wants them first.
@@ -56,7 +56,7 @@ def advance(
         after, scores = epoch(plan, state, data, key=key)
         if key is not None:
             after = after._replace(key=state.key)  # unused; to split it is a quarter of a tiny network's step
-        return after, {name: jnp.where(state.stopped, jnp.nan, score) for name, score in scores.items()}
+        return after, scores
 
     def all_of_them(states: TrainState, shared: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
         key = None if shared is None else split_key(shared)[1]
@@ -64,19 +64,21 @@ def advance(
         return each(states, data, key)
 
     def body(carry):
-        i, states, shared, history = carry
+        i, states, shared, history, running = carry
+        running = running.at[i].set(~states.stopped)
         states, scores = all_of_them(states, shared)
         shared = None if shared is None else split_key(shared)[0]
-        return i + 1, states, shared, {name: history[name].at[i].set(score) for name, score in scores.items()}
+        history = {name: history[name].at[i].set(score) for name, score in scores.items()}
+        return i + 1, states, shared, history, running
 
     move = lambda source, to: lambda array: jnp.moveaxis(array, source, to) if array.ndim > 1 else array
     states = jax.tree.map(move(0, axis), states)
     _, like = jax.eval_shape(all_of_them, states, shared)
-    history = {name: jnp.full((most, *score.shape), jnp.nan, score.dtype) for name, score in like.items()}
+    history = {name: jnp.zeros((most, *score.shape), score.dtype) for name, score in like.items()}
     is_running = lambda carry: (carry[0] < n) & ~carry[1].stopped.all()
-    first = (jnp.zeros((), jnp.int32), states, shared, history)
-    done, states, shared, history = jax.lax.while_loop(is_running, body, first)
-    return jax.tree.map(move(axis, 0), states), history, shared, done
+    first = (jnp.zeros((), jnp.int32), states, shared, history, jnp.zeros((most, len(states.epoch)), bool))
+    done, states, shared, history, running = jax.lax.while_loop(is_running, body, first)
+    return jax.tree.map(move(axis, 0), states), history, running, shared, done
 
 
 def select_data(data: Data, axes: Data, index: np.ndarray) -> Data:
@@ -123,13 +125,15 @@ class Population:
         done = 0
         while done < epochs:
             n = min(most, epochs - done)
-            self.states, history, self.shared, count = advance(
+            self.states, history, running, self.shared, count = advance(
                 self.plan, self.axes, most, self.states, self.data, self.shared, jnp.asarray(n, jnp.int32)
             )
             count = int(count)
             done += count
             if count:
-                self.history.append({name: np.asarray(column[:count]) for name, column in history.items()})
+                trained = np.asarray(running[:count])
+                columns = {name: np.asarray(column[:count]) for name, column in history.items()}
+                self.history.append({name: np.where(trained, of, np.nan) for name, of in columns.items()})
                 report(done, {name: column[-1] for name, column in self.history[-1].items()})
             if count < n:
                 break
@@ -161,7 +165,7 @@ class Population:
         """Each member's best score on the validation examples, or its last cost; infinite where it diverged."""
         diverged = np.asarray(self.states.diverged)
         if self.states.best is not None:
-            score = np.asarray(self.states.best.score)
+            score = np.where(np.asarray(self.states.best.epoch) > 0, np.asarray(self.states.best.score), np.inf)
         else:
             row = np.maximum(np.asarray(self.states.epoch) + diverged - 1, 0)
             score = self.columns["cost"][row, np.arange(len(row))]

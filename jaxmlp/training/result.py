@@ -36,19 +36,35 @@ class Result:
 
 
 class DivergedError(RuntimeError):
-    """Training diverged: the cost is not finite, or 1,000 times the first one.
+    """Training has no result: the cost is not finite or 1,000 times the first one, or no validation score is finite.
 
-    `epoch` is the epoch in which it happened (1 is the first). `result` holds the history up to it and the weights of
-    the epoch before.
+    `epoch` is the epoch in which it happened (1 is the first). `result` holds the history up to it and the last good
+    weights.
     """
 
-    def __init__(self, epoch: int, cost: float, first_cost: float, result: Result):
-        super().__init__(
-            f"training diverged in epoch {epoch}: cost {cost:g}, at the start {first_cost:g}; "
-            "a smaller learning rate may help. error.result has the last good weights and the history"
-        )
+    def __init__(self, message: str, epoch: int, result: Result):
+        super().__init__(f"{message}. error.result has the last good weights and the history")
         self.epoch = epoch
         self.result = result
+
+
+def raise_if_lost(state: TrainState, result: Result) -> None:
+    """Raises DivergedError for a run that diverged, or whose validation scores were never finite."""
+    history = result.history
+    if bool(state.diverged):
+        raise DivergedError(
+            f"training diverged in epoch {int(state.epoch) + 1}: cost {history['cost'][-1]:g}, at the start "
+            f"{float(state.first_cost):g}; a smaller learning rate may help",
+            int(state.epoch) + 1,
+            result,
+        )
+    if result.best_epoch == 0 and int(state.epoch) > 0:
+        raise DivergedError(
+            f"validation has no finite score in any of {int(state.epoch)} epochs: its cost is "
+            f"{history['validation_cost'][-1]:g}; expected examples that the network gives a finite cost",
+            int(state.epoch),
+            result,
+        )
 
 
 def make_result(state: TrainState, history: History) -> Result:
@@ -59,7 +75,7 @@ def make_result(state: TrainState, history: History) -> Result:
         last_params=state.params,
         history=history,
         best_epoch=None if best is None else int(best.epoch),
-        stopped_early=bool(state.stopped & ~state.diverged),
+        stopped_early=bool(state.stopped & ~state.diverged) and (best is None or int(best.epoch) > 0),
         state=state,
     )
 

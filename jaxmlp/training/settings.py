@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from jaxmlp import penalties, rules, trees, validate
-from jaxmlp.network import MLP
+from jaxmlp import optimizers, penalties, rules, trees, validate
+from jaxmlp.network import MLP, Layer
 from jaxmlp.penalties import Penalty
 from jaxmlp.training.examples import Axis
 from jaxmlp.training.regularization import Regularization
-from jaxmlp.training.state import Plan, Run
+from jaxmlp.training.state import Plan, Run, at_least_float32
 
 
 class Context(NamedTuple):
@@ -140,7 +139,7 @@ def _tell_each(hyper: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell_penalties(given: tuple[Penalty, ...]) -> dict[str, Any]:
-    return {penalty.kind.name: _tell_numbers(penalty.strength) for penalty in given}
+    return {name: _tell_numbers(penalty.strength) for name, penalty in penalties.name_each(given).items()}
 
 
 def _tell_given(value: Any) -> bool:
@@ -217,8 +216,7 @@ def read(arguments: Mapping[str, Any], context: Context) -> SimpleNamespace:
 
 def make_run(given: SimpleNamespace, dtype: Any, **others: Any) -> Run:
     """The traced values, floating-point ones in the parameters' dtype, and `others` of Run's fields."""
-    cast = lambda values: values.astype(dtype) if jnp.issubdtype(values.dtype, jnp.floating) else values
-    values = {name: jax.tree.map(cast, getattr(given, name)) for name, row in TABLE.items()
+    values = {name: _cast(name, getattr(given, name), dtype) for name, row in TABLE.items()
               if row.by_member and hasattr(given, name)}  # fmt: skip
     strengths = Regularization(**{name: values.pop(name) for name in Regularization._fields})
     if values["patience"] is None:
@@ -226,12 +224,38 @@ def make_run(given: SimpleNamespace, dtype: Any, **others: Any) -> Run:
     return Run(regularization=strengths, **values, **others)
 
 
+def _cast(name: str, given: Any, dtype: Any) -> Any:
+    """The values in `dtype`, those of an average in float32 at least."""
+    dtype = at_least_float32(dtype) if name == "average" else dtype
+
+    def one(path: Any, values: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            return values
+        made, was = np.asarray(values.astype(dtype), np.float64), np.asarray(values, np.float64)
+        turned = ((made == 0) != (was == 0)) | ((made == 1) != (was == 1)) | ~np.isfinite(made)
+        if turned.any():
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is {was[turned].flat[0]:g}, which is {made[turned].flat[0]:g} in "
+                f"the parameters' {jnp.dtype(dtype)}; expected parameters of float32, or another value"
+            )
+        return values.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, given)
+
+
+def settle_optimizer(given: SimpleNamespace, net: MLP, dtype: Any) -> None:
+    """Checks the optimizer and its hyperparameters; whole numbers that cannot be traced move into the optimizer."""
+    plain = given.arguments["hyper"] or {}
+    first = lambda value: value if np.ndim(value) == 0 else np.ravel(value)[0]
+    optimizers.check_factory(given.optimizer, {name: first(value) for name, value in plain.items()})
+    like = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
+    params: Any = tuple(Layer(like(o, i), like(o)) for o, i in net.shapes)  # pyright: ignore[reportArgumentType]
+    given.optimizer, given.hyper = optimizers.compile_in_whole(given.optimizer, given.hyper, plain, params)
+
+
 def make_plan(net: MLP, given: SimpleNamespace, mesh: Mesh | None, **of_data: Any) -> Plan:
     """The plan of one network: the settings that are its fields, and the fields `of_data`."""
-    first = lambda value: value if np.ndim(value) == 0 else np.ravel(value)[0]
-    hyper = {name: first(value) for name, value in (given.arguments["hyper"] or {}).items()}
     own = {field.name: vars(given)[field.name] for field in dataclasses.fields(Plan) if field.name in vars(given)}
-    own["optimizer"] = check_optimizer(given.optimizer, hyper)
     return Plan(**own | {"net": net, "mesh": mesh} | of_data)
 
 
@@ -247,30 +271,8 @@ def tell(plan: Plan, run: Run, saved: bool = False) -> dict[str, Any]:
 def name_numbers(given: SimpleNamespace) -> dict[str, jax.Array]:
     """The numbers in which members may differ, each hyperparameter and each penalty by its own name."""
     numbers = {name: getattr(given, name) for name, row in TABLE.items() if row.by_member and hasattr(given, name)}
-    strengths = {penalty.kind.name: penalty.strength for penalty in numbers.pop("penalties")}
+    strengths = {name: penalty.strength for name, penalty in penalties.name_each(numbers.pop("penalties")).items()}
     return {name: value for name, value in (numbers.pop("hyper") | strengths | numbers).items() if value is not None}
-
-
-def check_optimizer(optimizer: Any, hyper: dict[str, Any]) -> Any:
-    """Returns `optimizer` if it is an optax transformation, or a factory that makes one of `hyper`."""
-    if isinstance(optimizer, optax.GradientTransformation):
-        if hyper:
-            raise ValueError(
-                f"hyper is {hyper}, but optimizer is made already: expected a factory such as optax.sgd beside it"
-            )
-        return optimizer
-    if hasattr(optimizer, "gradient_transformation"):
-        raise ValueError("optimizer is an optax.MultiSteps, expected the result of its gradient_transformation()")
-    if not callable(optimizer):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation, or a factory and hyper")
-    made: Any = None
-    try:
-        made = optimizer(**hyper)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"hyper is {hyper or None}, and the optimizer's factory refuses it: {error}") from None
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
-    return optimizer
 
 
 def check_together(plan: Plan, given: SimpleNamespace) -> None:

@@ -15,12 +15,12 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from jaxmlp import rules
 from jaxmlp.network import MLP, Params
+from jaxmlp.optimizers import Optimizer
 from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
 from jaxmlp.training.regularization import Regularization
 from jaxmlp.validate import Preprocess
 
-Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 Sampling = Literal["shuffle", "replacement", "poisson"]
 Readout = Callable[[Trace, Float[Array, " m"] | None, PRNGKeyArray], Params]
 Augment = Callable[[PRNGKeyArray, Array], Array]
@@ -47,10 +47,9 @@ class Plan:
     mesh: Mesh | None = None  # of devices; None: wherever the arrays are
     shares: int = 1  # the data's equal parts, each shuffled by itself; a batch has as many examples of each
 
-    def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformation:
         """The optimizer with these hyperparameters."""
-        made = self.optimizer if isinstance(self.optimizer, optax.GradientTransformation) else self.optimizer(**hyper)
-        return optax.with_extra_args_support(made)
+        return self.optimizer if isinstance(self.optimizer, optax.GradientTransformation) else self.optimizer(**hyper)
 
 
 class Run(NamedTuple):
@@ -61,6 +60,7 @@ class Run(NamedTuple):
     weights_key: PRNGKeyArray | None = None
     scale: Float[Array, "*E"] | None = None  # multiplies the initial weights
     hyper: dict[str, Any] | None = None  # the optimizer factory's arguments
+    own_key: PRNGKeyArray | None = None  # for what a member draws alone where all share their batches
     regularization: Regularization = Regularization()
     patience: int | Int[Array, "*E"] = -1  # how many epochs without a better validation score end the run; -1: none do
     average: float | Float[Array, "*E"] | None = None  # the decay of an average of the weights
@@ -102,19 +102,21 @@ class Average(NamedTuple):
     @classmethod
     def start(cls, params: Params, decay: Any) -> "Average":
         """The average before the first step."""
-        dtype = params[0].W.dtype
-        return cls(jnp.asarray(decay, dtype), jax.tree.map(jnp.zeros_like, params), jnp.zeros((), dtype))
+        dtype = at_least_float32(params[0].W.dtype)  # 0.999 is 1 in bfloat16
+        total = jax.tree.map(lambda theta: jnp.zeros(theta.shape, dtype), params)
+        return cls(jnp.asarray(decay, dtype), total, jnp.zeros((), dtype))
 
     def after(self, params: Params) -> "Average":
         """The average with the weights of one more step in it."""
-        mix = lambda v, theta: self.decay * v + (1 - self.decay) * theta
+        mix = lambda v, theta: self.decay * v + (1 - self.decay) * jnp.asarray(theta, v.dtype)
         return Average(self.decay, jax.tree.map(mix, self.total, params), mix(self.weight, 1))
 
     def correct_bias(self, params: Params) -> Params:
         """`v_t / (1 - beta^t)`; before the first step `params`."""
         some = self.weight > 0
         weight = jnp.where(some, self.weight, 1)
-        return jax.tree.map(lambda v, theta: jnp.where(some, v / weight, theta), self.total, params)
+        one = lambda v, theta: jnp.where(some, (v / weight).astype(theta.dtype), theta)
+        return jax.tree.map(one, self.total, params)
 
 
 class TrainState(NamedTuple):
@@ -128,6 +130,7 @@ class TrainState(NamedTuple):
     hyper: dict[str, Any]  # the optimizer factory's arguments
     regularization: Regularization
     first_cost: Float[Array, ""]  # at the start or with all weights 0, whichever is more
+    first_scale: Float[Array, ""]  # the mean |loss| there
     patience: Int[Array, ""]  # how many epochs without a better validation score end the run; -1: none do
     stopped: Array  # bool: an epoch changes nothing any more
     diverged: Array  # bool: and params are the last good ones
@@ -143,6 +146,11 @@ class TrainState(NamedTuple):
     def regularisation(self) -> Regularization:
         """The same as `regularization`, in the spelling of earlier scripts."""
         return self.regularization
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype of sums, counts and averages: half precision has no room for them."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def split_key(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxmlp import optimizers
 from jaxmlp._backward import gradient_pass, trace_of
 from jaxmlp._forward import batch_losses, mean, network_inputs
 from jaxmlp.metrics import classes
 from jaxmlp.network import MLP, Params
+from jaxmlp.optimizers import Objective
 from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.sampling import AUGMENT, DROPOUT, NOISE, READOUT, Batch
-from jaxmlp.training.state import Plan, TrainState
+from jaxmlp.training.state import Plan, TrainState, at_least_float32
 from jaxmlp.validate import Examples
 
 LARGE = 2**18  # weights, a megabyte in float32
@@ -22,25 +24,39 @@ LARGE = 2**18  # weights, a megabyte in float32
 Sums = dict[str, Array]
 
 
-def descend(plan: Plan, state: TrainState, entries: Any, batch_of: Callable[[Any], Batch]) -> tuple[TrainState, Sums]:
-    """A step on the batch of each entry: the state after them, and sums over the examples for the metrics."""
+def descend(
+    plan: Plan,
+    state: TrainState,
+    entries: Any,
+    batch_of: Callable[[Any], Batch],
+    own_key: PRNGKeyArray | None = None,
+) -> tuple[TrainState, Sums]:
+    """A step on the batch of each entry: the state after them, and sums over the examples for the metrics.
+
+    `own_key`: what the readout of a population's member draws by, where its batches are those of all.
+    """
     optimizer, regularization = plan.transformation(state.hyper), state.regularization
 
     def step(carry, entry):
         params, opt_state, rule_state, average = carry
         batch = batch_of(entry)
         examples = prepare(plan, regularization, batch, params[0].W.dtype)
-        losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, batch.key)
-        if batch.count is not None:
-            assert batch.weights is not None
-            scale = batch.weights.sum() / batch.count  # to sum w g / count, from sum w g / sum w
-            grads = jax.tree.map(lambda g: scale * g, grads)
-        grads = regularization.gradient(params, grads)
-        updates, opt_state = optimizer.update(
-            grads, opt_state, params, value=mean(losses, examples.weights), grad=grads,
-            value_fn=lambda p: _whole_cost(plan, regularization, p, examples),
-        )  # fmt: skip
-        rule_state = plan.rule.learned(rule_state, params, grads, updates)  # pyright: ignore[reportArgumentType]
+        scale = _scale(batch)
+
+        def gradient(params):
+            losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, batch.key, own_key)
+            if scale is not None:
+                grads = jax.tree.map(lambda g: jnp.asarray(scale, g.dtype) * g, grads)
+            return losses, Y_hat, regularization.gradient(params, grads)
+
+        losses, Y_hat, grads = gradient(params)
+        objective = Objective(
+            _total(regularization, params, mean(losses, examples.weights), scale),
+            lambda p: whole_cost(plan, regularization, p, examples, scale),
+            lambda p: gradient(p)[2],
+        )
+        updates, opt_state = optimizers.update(optimizer, grads, opt_state, params, objective)
+        rule_state = plan.rule.learned(rule_state, params, grads, updates)
         params = regularization.project(optax.apply_updates(params, updates))  # pyright: ignore[reportArgumentType]
         average = average if average is None else average.after(params)
         return (params, opt_state, rule_state, average), _sums(plan, batch, losses, Y_hat)
@@ -78,24 +94,48 @@ def prepare(plan: Plan, regularization: Regularization, batch: Batch, dtype: Any
     )
 
 
-def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], examples: Examples, key: PRNGKeyArray | None):
+def by_hand(
+    plan: Plan,
+    params: Params,
+    rule_state: tuple[Any, ...],
+    examples: Examples,
+    key: PRNGKeyArray | None,
+    own_key: PRNGKeyArray | None = None,
+):
     """The losses and outputs of a batch, and the gradient, read from the trace of the hand-written pass."""
     if plan.readout is None:
         return gradient_pass(plan.net, params, examples, plan.rule, rule_state)
     X, Y, weights, masks = examples
     trace = trace_of(plan.net, params, X, Y, masks, plan.rule, rule_state)
     assert key is not None
-    return trace.losses, trace.output, plan.readout(trace, weights, jax.random.fold_in(key, READOUT))
+    key = jax.random.fold_in(key, READOUT)
+    if own_key is not None:
+        key = jax.random.fold_in(key, jax.random.bits(own_key, (), jnp.uint32))
+    return trace.losses, trace.output, plan.readout(trace, weights, key)
 
 
-def _whole_cost(plan: Plan, regularization: Regularization, params: Params, examples: Examples) -> Float[Array, ""]:
+def _scale(batch: Batch) -> Float[Array, ""] | None:
+    """Makes `sum w g / sum w` the gradient `sum w g / count`; None where they are the same."""
+    if batch.count is None or batch.weights is None:
+        return None
+    return batch.weights.astype(at_least_float32(batch.weights.dtype)).sum() / batch.count
+
+
+def whole_cost(
+    plan: Plan, regularization: Regularization, params: Params, examples: Examples, scale: Any = None
+) -> Float[Array, ""]:
     """The cost with its penalties, for optimizers that search along a line."""
     X, Y, weights, masks = examples
     losses, _ = batch_losses(plan.net, params, X, Y, masks)
-    return mean(losses, weights) + regularization.cost(params)
+    return _total(regularization, params, mean(losses, weights), scale)
+
+
+def _total(regularization: Regularization, params: Params, cost: Float[Array, ""], scale: Any) -> Float[Array, ""]:
+    return (cost if scale is None else scale.astype(cost.dtype) * cost) + regularization.cost(params)
 
 
 def _sums(plan: Plan, batch: Batch, losses: Float[Array, " b"], Y_hat: Float[Array, "b k"]) -> Sums:
+    losses = losses.astype(at_least_float32(losses.dtype))
     weights = jnp.ones_like(losses) if batch.weights is None else batch.weights.astype(losses.dtype)
     sums = {"weight": weights.sum(), "cost": weights @ losses}
     if plan.accuracy:

@@ -5,6 +5,7 @@ all data on the device. The call of a part returns before the part is done, and 
 three parts are in memory.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from jaxmlp.network import MLP
 from jaxmlp.training import processes, sharding
 from jaxmlp.training.examples import Reading
 from jaxmlp.training.sampling import Batch
+from jaxmlp.training.state import at_least_float32
 
 PART_BYTES = 2**23  # of a part of an epoch, unless a single batch is larger
 PART_STEPS = 64
@@ -27,12 +29,34 @@ ALIGNED = 64  # bytes
 Stream = Iterable[Any]
 
 
+class Opened:
+    """A stream whose first epoch is open: its first batch has been read, and is read again."""
+
+    def __init__(self, data: Stream):
+        self.data = data
+        self.rest = open_epoch(data, 0)
+        self.first = next(self.rest, None)
+
+    def open(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch, 0 the first."""
+        if epoch or self.first is None:
+            return open_epoch(self.data, epoch)
+        first, self.first = self.first, None
+        return itertools.chain([first], self.rest)
+
+
 def check(data: Any) -> Stream:
     """Returns `data` if it can be read once an epoch."""
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes | dict):
+    expected = "expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
+    if not isinstance(data, Iterable) and hasattr(data, "__getitem__"):
         raise ValueError(
-            f"data is a {type(data).__name__}, expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
+            f"data is a {type(data).__name__}, which gives examples one by one; expected batches (X, Y), "
+            "such as a loader: torch.utils.data.DataLoader(data, batch_size=64)"
         )
+    if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, str | bytes | dict):
+        raise ValueError(f"data is a {type(data).__name__}, {expected}")
+    if isinstance(data, list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
+        raise ValueError(f"data is a list of two arrays, {expected}")
     if isinstance(data, Iterator):
         raise ValueError(
             f"data is a {type(data).__name__}, which can be read only once; expected an object whose iterator starts "
@@ -49,14 +73,17 @@ def open_epoch(data: Stream, epoch: int) -> Iterator[Any]:
     return iter(data)
 
 
-def read_first(how: Reading, data: Stream, mesh: Mesh | None) -> Batch:
-    """The first batch: its form and values are known before the first step."""
-    for given in open_epoch(data, 0):
-        return _fill_up(_read_batch(how, given, 0, set()), _devices(mesh), how.dtype)
-    raise ValueError("data gives no batches, expected at least one (X, Y)")
+def read_first(how: Reading, data: Stream, mesh: Mesh | None) -> tuple[Opened, Batch]:
+    """The stream, open, and its first batch: its form and values are known before the first step."""
+    opened = Opened(data)
+    if opened.first is None:
+        raise ValueError("data gives no batches, expected at least one (X, Y)")
+    read = _read_batch(how, opened.first, 0, set())
+    opened.first = tuple(np.array(a) for a in opened.first)  # copied: a loader may fill the same arrays again
+    return opened, _fill_up(jax.tree.map(np.array, read), _devices(mesh), how.dtype)
 
 
-def read_parts(how: Reading, data: Stream, epoch: int, mesh: Mesh | None = None) -> Iterator[Batch]:
+def read_parts(how: Reading, data: Opened, epoch: int, mesh: Mesh | None = None) -> Iterator[Batch]:
     """An epoch's batches, stacked by `n` of one shape: arrays `(n, b, ...)` on the device.
 
     On a mesh each batch lies along `data`, filled up with examples of weight 0 to a multiple of its devices. With
@@ -68,11 +95,11 @@ def read_parts(how: Reading, data: Stream, epoch: int, mesh: Mesh | None = None)
         yield _put(mesh, part)
 
 
-def _read(how: Reading, data: Stream, epoch: int, mesh: Mesh | None) -> Iterator[Batch | BaseException | None]:
+def _read(how: Reading, data: Opened, epoch: int, mesh: Mesh | None) -> Iterator[Batch | BaseException | None]:
     """The parts, then None; an error in their place, so that all processes learn of it before one raises it."""
     seen: set = set()
     batches = (_fill_up(_read_batch(how, given, number, seen), _devices(mesh), how.dtype)
-               for number, given in enumerate(open_epoch(data, epoch)))  # fmt: skip
+               for number, given in enumerate(data.open(epoch)))  # fmt: skip
     try:
         yield from _stack_runs(batches)
         yield None
@@ -121,28 +148,34 @@ def _fill_up(batch: Batch, multiple: int, dtype: Any) -> Batch:
         return batch
     again = lambda array: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), mode="edge")
     weights = np.ones(b, dtype) if batch.weights is None else batch.weights
-    count = np.asarray(b, dtype) if batch.count is None else batch.count
+    count = np.asarray(b, at_least_float32(dtype)) if batch.count is None else batch.count
     return Batch(again(batch.X), again(batch.Y), np.pad(weights, (0, missing)), count)  # pyright: ignore[reportArgumentType]
 
 
 def _stack_runs(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Stacks runs of batches of one shape, up to the size of a part."""
-    held: list[Batch] = []
-    shapes = lambda batch: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
+    """Stacks runs of batches of one shape, up to the size of a part.
+
+    A batch is copied before the next one is read: a loader may fill the same arrays again.
+    """
+    part, n, most = None, 0, 0
     for batch in batches:
-        bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
-        if held and (shapes(held[0]) != shapes(batch) or len(held) >= min(PART_STEPS, PART_BYTES // bytes_each)):
-            yield _stack(held)
-            held = []
-        held.append(batch)
-    if held:
-        yield _stack(held)
+        if part is not None and (n == most or not _fits(part, batch)):
+            yield jax.tree.map(lambda rows, n=n: rows[:n], part)
+            part = None
+        if part is None:
+            n, most = 0, max(1, min(PART_STEPS, PART_BYTES // sum(leaf.nbytes for leaf in jax.tree.leaves(batch))))
+            part = jax.tree.map(lambda leaf, most=most: _allocate((most, *leaf.shape), leaf.dtype), batch)
+        for rows, leaf in zip(jax.tree.leaves(part), jax.tree.leaves(batch), strict=True):
+            rows[n] = leaf
+        n += 1
+    if part is not None:
+        yield jax.tree.map(lambda rows: rows[:n], part)
 
 
-def _stack(batches: list[Batch]) -> Batch:
-    return jax.tree.map(
-        lambda *each: np.stack(each, out=_allocate((len(each), *each[0].shape), each[0].dtype)), *batches
-    )
+def _fits(part: Batch, batch: Batch) -> bool:
+    """Whether the batch has the shapes of those in the part."""
+    form = lambda tree, skipped: [(leaf.shape[skipped:], leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    return form(part, 1) == form(batch, 0)
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -171,8 +204,10 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
         seen.add(form)
     if not weights:
         return Batch(X, Y)  # pyright: ignore[reportArgumentType]
+    if not how.weighted:
+        raise ValueError(f"data: batch {number} has weights, expected none with a readout, which weighs for itself")
     w = validate.example_weights(weights[0], len(X), how.dtype, name=f"data: weights of batch {number}")
-    return Batch(X, Y, np.asarray(w), np.asarray(len(X), how.dtype))  # pyright: ignore[reportArgumentType]
+    return Batch(X, Y, np.asarray(w), np.asarray(len(X), at_least_float32(how.dtype)))  # pyright: ignore[reportArgumentType]
 
 
 def _is_plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray) -> bool:

@@ -1,0 +1,131 @@
+"""What an optax optimizer is told in a step, and its whole-number arguments.
+
+Line searches, Polyak's step and SAM take more than the gradient: `update(..., value=, grad=, value_fn=, grad_fn=)`.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from jaxmlp.network import Params
+
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+
+
+class Objective(NamedTuple):
+    """A step's cost with its penalties, in the words of optax's optimizers."""
+
+    value: Float[Array, ""]  # at the parameters
+    value_fn: Callable[[Params], Float[Array, ""]]
+    grad_fn: Callable[[Params], Params]  # by hand
+
+
+class Factory(NamedTuple):
+    """An optimizer's factory with the whole-number arguments that are compiled in, such as `memory_size=5`."""
+
+    make: Callable[..., optax.GradientTransformation]
+    whole: tuple[tuple[str, int], ...]
+
+    def __call__(self, **hyper: Any) -> optax.GradientTransformation:
+        return self.make(**dict(self.whole), **hyper)
+
+
+def update(
+    optimizer: optax.GradientTransformation, grads: Params, state: Any, params: Params, objective: Objective
+) -> tuple[Any, Any]:
+    """`optimizer.update`, told as much of the objective as it takes."""
+    value, value_fn, grad_fn = objective
+    known = {"value": value, "grad": grads, "value_fn": value_fn}
+    extended = optax.with_extra_args_support(optimizer)
+    taken = inspect.signature(extended.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        known |= {"obj_fn": value_fn, "grad_fn": lambda params, *_: grad_fn(params)}  # to whoever names them
+        known = {name: given for name, given in known.items() if name in taken}
+    return extended.update(grads, state, params, **known)  # pyright: ignore[reportArgumentType]
+
+
+def check_factory(optimizer: Any, hyper: dict[str, Any]) -> None:
+    """Refuses what is neither an optax transformation nor a factory that makes one of `hyper`."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        if hyper:
+            raise ValueError(
+                f"hyper is {hyper}, but optimizer is made already: expected a factory such as optax.sgd beside it"
+            )
+        return
+    if hasattr(optimizer, "gradient_transformation"):
+        raise ValueError("optimizer is an optax.MultiSteps, expected the result of its gradient_transformation()")
+    if not callable(optimizer):
+        raise ValueError(f"optimizer is {optimizer!r}, expected an optax transformation, or a factory and hyper")
+    made: Any = None
+    try:
+        made = optimizer(**hyper)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"hyper is {hyper or None}, and the optimizer's factory refuses it: {error}") from None
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
+
+
+def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, Any], params: Params) -> None:
+    """Refuses an optimizer that fails on these parameters, or changes their form or its state's. It is only traced.
+
+    Args:
+        make: makes the optimizer of `hyper`.
+        params: the parameters, or their shapes.
+    """
+
+    def step(hyper, params):
+        optimizer = make(**hyper)
+        objective = Objective(params[0].b.sum(), lambda p: p[0].b.sum(), lambda p: p)
+        state = optimizer.init(params)
+        return state, update(optimizer, params, state, params, objective)
+
+    named = f" with hyper={{{', '.join(f'{name!r}: ..' for name in hyper)}}}" if hyper else ""
+    try:
+        state, (updates, after) = jax.eval_shape(step, hyper, params)
+    except Exception as error:
+        raise ValueError(f"optimizer{named} fails on the network's parameters: {_first_line(error)}") from error
+    if (got := jax.tree.map(jnp.shape, updates)) != (expected := jax.tree.map(jnp.shape, params)):
+        raise ValueError(f"optimizer{named} makes updates {got}, expected the parameters' structure {expected}")
+    form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+    if (got := form(after)) != (expected := form(state)):
+        raise ValueError(f"optimizer{named} makes the state {got} of {expected}, expected one structure and dtypes")
+
+
+def compile_in_whole(
+    optimizer: Any, hyper: dict[str, Any], given: dict[str, Any], params: Params
+) -> tuple[Any, dict[str, Any]]:
+    """The optimizer, and the part of `hyper` that is traced: whole numbers it cannot take so are compiled in.
+
+    Such are the vectors that L-BFGS keeps; a rate of 1 is traced like one of 0.1.
+
+    Args:
+        optimizer: a transformation, or a factory.
+        hyper: its arguments as they are traced.
+        given: the same as they came.
+        params: the parameters' shapes.
+    """
+    whole = {
+        name: int(value) for name, value in given.items() if not np.ndim(value) and np.asarray(value).dtype.kind in "iu"
+    }
+    if not whole:
+        return optimizer, hyper
+    like = lambda names: {name: jax.ShapeDtypeStruct((), hyper[name].dtype) for name in names}
+
+    try:
+        check(optimizer, like(hyper), params)
+        return optimizer, hyper
+    except ValueError:
+        left = [name for name in hyper if name not in whole]
+        made = Factory(optimizer, tuple(whole.items()))
+        check(made, like(left), params)
+        return made, {name: hyper[name] for name in left}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

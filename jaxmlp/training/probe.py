@@ -1,0 +1,123 @@
+"""What a run's own functions do, seen on fixed numbers: whether they fit the step, and what tells them from others.
+
+The numbers are multiples of 1/8, so that products of them are exact on every device.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlp import activations, losses, optimizers
+from jaxmlp._backward import trace_of
+from jaxmlp.activations import Activation
+from jaxmlp.optimizers import Objective
+from jaxmlp.programs import compiled
+from jaxmlp.readouts import Trace
+from jaxmlp.training.sampling import draw, gather
+from jaxmlp.training.state import Data, Plan, TrainState
+from jaxmlp.training.step import prepare
+
+LATER = (10, 100, 1000, 10_000, 100_000)  # steps at which schedules are compared
+EXAMPLES = 16  # on which functions of one example are compared
+
+
+def check_readout(plan: Plan, state: TrainState, data: Data) -> None:
+    """Refuses a readout that does not give a gradient with the parameters' structure; it is only traced."""
+    if plan.readout is None:
+        return
+    trace, weights = _forms(plan, state, data)
+    try:
+        made = jax.eval_shape(plan.readout, trace, weights, jax.eval_shape(lambda: jax.random.key(0)))
+    except TypeError as error:
+        raise ValueError(f"readout fails on a trace, weights and a key: {error}") from error
+    form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+    if (got := form(made)) != (expected := form(state.params)):
+        raise ValueError(f"readout gives {got}, expected the parameters' structure {expected}")
+
+
+def check_padding(plan: Plan, state: TrainState, data: Data) -> None:
+    """Refuses a readout that looks at examples of weight 0, with which batches are filled up."""
+    if plan.readout is None or _forms(plan, state, data)[1] is None:
+        return
+    made = [_read(plan, state, data, jnp.asarray(factor, jnp.float32)) for factor in (1, -3)]
+    if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, made), strict=True)):
+        raise ValueError(
+            "readout depends on an example of weight 0, which only fills up a batch; expected one that weighs its "
+            "examples, such as lambda trace, weights, key: jaxmlp.clipped_gradient(trace, 1.0, weights)"
+        )
+
+
+def read_fixed(plan: Plan, state: TrainState, data: Data) -> Any:
+    """The readout of fixed numbers; None without a readout."""
+    return None if plan.readout is None else _read(plan, state, data, jnp.ones((), jnp.float32))
+
+
+@compiled("plan")
+def _read(plan: Plan, state: TrainState, data: Data, factor: Any) -> Any:
+    trace, weights = _forms(plan, state, data)
+    b = len(trace.losses)
+    last = jnp.where(jnp.arange(b) == b - 1, factor, 1)
+    size = last * jnp.ldexp(jnp.ones(b, jnp.float32), jnp.arange(b) % 13 - 6)  # small gradients and large ones
+    scaled = lambda delta: (size[:, None] * _fill(delta)).astype(delta.dtype)
+    each = lambda arrays: tuple(map(_fill, arrays))
+    filled = Trace(each(trace.inputs), each(trace.pre_activations), tuple(map(scaled, trace.deltas)),
+                   _fill(trace.output), abs(_fill(trace.losses)))  # fmt: skip
+    weights = None if weights is None else jnp.ones(b, weights.dtype).at[-1].set(0)
+    assert plan.readout is not None
+    return plan.readout(filled, weights, jax.random.key(0))
+
+
+def _forms(plan: Plan, state: TrainState, data: Data) -> tuple[Trace, Any]:
+    """The shapes of a step's trace and weights."""
+
+    m = len(data.X)
+    b = min(plan.batch_size, m)
+    plan = replace(plan, mesh=None, shares=1, batch_size=b, steps=math.ceil(m / b))
+
+    def one(state: TrainState, data: Data):
+        params = state.params
+        entry = jax.tree.map(lambda array: array[0], draw(plan, data, jax.random.key(0), True))
+        X, Y, weights, masks = prepare(plan, state.regularization, gather(plan, data, entry), params[0].W.dtype)
+        return trace_of(plan.net, params, X, Y, masks, plan.rule, state.rule_state), weights
+
+    return jax.eval_shape(one, state, data)
+
+
+def _fill(like: Any) -> jax.Array:
+    n = math.prod(like.shape)
+    return (((jnp.arange(n) * 7) % 17 - 8) / 8).astype(like.dtype).reshape(like.shape)
+
+
+def find_later_updates(plan: Plan, state: TrainState) -> Any:
+    """The optimizer's updates where its counts of steps are as late as `LATER`, which tells schedules apart."""
+    optimizer, grads = plan.transformation(state.hyper), jax.tree.map(_fill, state.params)
+    value = jnp.ones((), state.params[0].W.dtype)
+    objective = Objective(value, lambda params: value, lambda params: grads)
+    is_count = lambda leaf: jnp.ndim(leaf) == 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
+    made = []
+    for n in LATER:
+        later = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n) if is_count(leaf) else leaf, state.opt_state)
+        made.append(optimizers.update(optimizer, grads, later, state.params, objective)[0])
+    return made
+
+
+def run_own(plan: Plan) -> dict[str, Any]:
+    """The values of the network's functions that are not jaxmlp's, by their names."""
+    z, y = _fill(jax.ShapeDtypeStruct((17,), jnp.float32)), jnp.ones(plan.net.sizes[-1:])
+    own: dict[str, Any] = {}
+    for l, f in enumerate(plan.net.activations, start=1):
+        if f not in activations.NAMED.values():
+            own[f"{l}: {f.name}"] = _run_activation(f, z)
+    loss = plan.net.loss
+    if loss not in losses.NAMED.values():
+        y_hat = abs(_fill(y)) / 2
+        own[loss.name] = (loss.f(y_hat, y), loss.df(y_hat, y))
+    return own
+
+
+def _run_activation(f: Activation, z: jax.Array) -> Any:
+    return f.f(z), f.df(z)
