@@ -39,7 +39,29 @@ from jaxmlp.training import _fit
 
 SECONDS, BYTES = 20, 500 * 2**20
 EXTREMES = (0, 1, 2, 127, 128, 255, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
-STRANGE = (None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1.5, 1e400, "", "x", "relu", "\ud800", "F32", [], [1], [[]], {}, {"a": 1})
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    2**31,
+    2**63,
+    10**30,
+    1.5,
+    1e400,
+    "",
+    "x",
+    "relu",
+    "\ud800",
+    "F32",
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+)
 NET = jm.MLP((3, 4, 2), "tanh", "softmax", "cross_entropy")
 SGD = optax.sgd(0.1, momentum=0.9)
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -179,7 +201,12 @@ def of_networks(folder: Path) -> Reader:
         jm.save(folder / f"{number}", net, jm.init(net, jax.random.key(number)))
 
     def right(raw: bytes, value: Any) -> bool:
-        jm.cost(value[0], jax.tree.map(np.nan_to_num, value[1]), np.ones((1, value[0].sizes[0]), value[1][0].W.dtype), _label(value[0]))
+        jm.cost(
+            value[0],
+            jax.tree.map(np.nan_to_num, value[1]),
+            np.ones((1, value[0].sizes[0]), value[1][0].W.dtype),
+            _label(value[0]),
+        )
         return True
 
     return Reader(_seeds(folder), jm.load, right, (*ANY, *[forge] * 6))
@@ -216,7 +243,9 @@ def of_idx(folder: Path) -> Reader:
         (folder / f"{code}").write_bytes(bytes([0, 0, code, 3]) + struct.pack(">3I", 4, 3, 2) + values.tobytes())
 
     def right(raw: bytes, value: np.ndarray) -> bool:
-        return np.array_equal(_decode_idx(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), value, equal_nan=True)
+        return np.array_equal(
+            _decode_idx(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), value, equal_nan=True
+        )
 
     return Reader(_seeds(folder), jm.data.read_idx, right, ANY)
 
@@ -292,7 +321,11 @@ def of_logs(folder: Path) -> Reader:
         kept = "\r".join(lines)
         made = value.decode().replace("\r\n", "\r").replace("\n", "\r")
         *_, last = made.rstrip("\r").split("\r")
-        return made.startswith(kept) and json.loads(last)["epoch"] == 3 and not made[len(kept) : -len(last) - 1].strip("\r")
+        return (
+            made.startswith(kept)
+            and json.loads(last)["epoch"] == 3
+            and not made[len(kept) : -len(last) - 1].strip("\r")
+        )
 
     return Reader(_seeds(folder), read, right, ANY)
 
