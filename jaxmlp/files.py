@@ -92,7 +92,9 @@ def _described(net: MLP) -> dict[str, Any]:
     }
 
 
-def _build_network(fields: Any, tensors: dict[str, np.ndarray], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
+def _build_network(
+    fields: Any, tensors: dict[str, np.ndarray], own: Sequence[Activation | Loss], path: FilePath
+) -> MLP:
     """The network with these fields and arrays; names become functions of jaxmlp or `own`."""
     if not isinstance(own, Sequence) or not all(isinstance(f, Activation | Loss) for f in own):
         raise ValueError(f"own is {own!r}, expected a tuple of Activation and Loss")

@@ -51,5 +51,7 @@ def draw(
     if W.shape != (n_in, n_out):
         raise ValueError(f"{argument}: the initializer gave shape {W.shape}, expected {(n_in, n_out)}")
     if W.dtype != dtype:
-        raise ValueError(f"{argument}: the initializer gave {W.dtype}, expected {dtype}, the third argument of its call")
+        raise ValueError(
+            f"{argument}: the initializer gave {W.dtype}, expected {dtype}, the third argument of its call"
+        )
     return W.T

@@ -85,7 +85,12 @@ def _check_stored(tensors: dict[str, np.ndarray], stored: dict[str, Any], path: 
             raise ValueError(f"{path} describes no tree: {part} is {reprlib.repr(stored.get(part))}, expected a dict")
     scalars, keys, forms = stored["scalars"], stored["keys"], stored["leaves"]
     twice = scalars.keys() & tensors.keys()
-    if twice or "about" not in stored or forms.keys() != scalars.keys() | tensors.keys() or not keys.keys() <= tensors.keys():
+    if (
+        twice
+        or "about" not in stored
+        or forms.keys() != scalars.keys() | tensors.keys()
+        or not keys.keys() <= tensors.keys()
+    ):
         raise ValueError(f"{path} describes no tree: it tells of other leaves than it holds")
     for name, form in forms.items():
         try:

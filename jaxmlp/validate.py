@@ -143,7 +143,9 @@ def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
         shape, dtype = (), None
     if dtype is None or isinstance(given, np.ma.MaskedArray | list | tuple):
         of = f" of {given.dtype}" if hasattr(given, "dtype") else ""
-        raise ValueError(f"{name} holds {article(type(given).__name__)}{of}, expected arrays that JAX takes as they are")
+        raise ValueError(
+            f"{name} holds {article(type(given).__name__)}{of}, expected arrays that JAX takes as they are"
+        )
     return shape, dtype
 
 

@@ -3,23 +3,20 @@
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
 """
 
-import gzip
 import math
 import os
 import stat
 import struct
-import zlib
 from io import BufferedReader
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
 from jaxmlp import paths
+from jaxmlp.data import gunzip
 
 # The third byte of the magic number; numbers are big-endian in the file.
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-GZIP = b"\x1f\x8b"
-DEFLATE = 1032  # a byte of a gzip file unpacks to at most so many
 PIECE = 2**20  # bytes read at once, so that memory grows with what is there, not with what a header promises
 DIMENSIONS = 64  # of a NumPy array, at most
 
@@ -55,17 +52,13 @@ def unpack_idx(path: str | os.PathLike[str]) -> bytearray:
 
 def unpack(file: BufferedReader, name: str, size: int | None) -> bytearray:
     """The same of an open file; `size` is the file's, None where that is unknown; errors call the file `name`."""
-    if file.peek(2)[:2] != GZIP:
-        return _read_promised(file, name, size, size)
-    try:
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            return _read_promised(unpacked, name, None, None if size is None else DEFLATE * size)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name} is a truncated or corrupt gzip file: {error}") from None
+    if file.peek(2)[:2] == gunzip.MAGIC:
+        return _read_promised(gunzip.Unpacked(file, name), name, None, None if size is None else gunzip.RATIO * size)
+    return _read_promised(file, name, size, size)
 
 
-def _read_promised(file: BinaryIO | gzip.GzipFile, name: str, size: int | None, most: int | None) -> bytearray:
-    """The same of an unpacked file, that is `size` bytes long, or at most `most`."""
+def _read_promised(file: Any, name: str, size: int | None, most: int | None) -> bytearray:
+    """The header and the numbers that it promises, of `file.read`; the file has `size` bytes, or at most `most`."""
     raw = bytearray(file.read(4))
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in DTYPES:
         raise ValueError(f"{name} starts with {raw.hex(' ') or 'nothing'}, expected the magic number of an IDX file")
@@ -75,15 +68,15 @@ def _read_promised(file: BinaryIO | gzip.GzipFile, name: str, size: int | None, 
         raise ValueError(f"{name} is truncated in its header: {len(raw)} bytes, expected at least {header}")
     shape, dtype = _read_header(raw, name)
     promised = header + math.prod(shape) * dtype.itemsize
-    wrong = lambda n: f"{name} is {n} bytes long, expected {promised} for shape {shape} of {dtype.name}"
+    wrong = lambda n: ValueError(f"{name} is {n} bytes long, expected {promised} for shape {shape} of {dtype.name}")
     if (size is not None and size != promised) or (most is not None and most < promised):
-        raise ValueError(wrong(f"at most {most}" if size is None else size))
+        raise wrong(f"at most {most}" if size is None else size)
     while len(raw) < promised and (piece := file.read(min(PIECE, promised - len(raw)))):
         raw += piece
     if len(raw) < promised:
-        raise ValueError(wrong(len(raw)))
+        raise wrong(len(raw))
     if file.read(1):  # at its end a gzip file also checks its checksum
-        raise ValueError(wrong(f"more than {promised}"))
+        raise wrong(f"more than {promised}")
     return raw
 
 

@@ -104,8 +104,14 @@ class Checkpoints:
             about, tree = self._check(about, where), sharded_trees.read(self.folder, like)
         else:
             tree, about = trees.read_tree(path, like)
-            about, tree = self._check(about, path), put_like(self.mesh, like, tree)
-        return Restored(_restore_state(start, tree), about["history"], about.get("log"))
+            done, best = self._check(about, path)["done"], 0 if tree.best is None else int(tree.best.epoch)
+            if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
+                raise ValueError(
+                    f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}"
+                )
+            tree = put_like(self.mesh, like, tree)
+        known = about.get("log")
+        return Restored(_restore_state(start, tree), about["history"], known if type(known) is int else None)
 
     def _check(self, about: Any, where: Path) -> dict[str, Any]:
         """`about`, if it is that of this run's checkpoint."""
@@ -155,9 +161,11 @@ def _restore_state(start: TrainState, saved: Saved) -> TrainState:
 
 
 def _is_history(given: Any, done: int) -> bool:
-    """Whether `given` is a column of `done` entries for each name."""
+    """Whether `given` is a column of `done` entries for each name, each a number or numbers of the layers."""
+    number = lambda entry: isinstance(entry, int | float)
+    fine = lambda entry: number(entry) or (isinstance(entry, list) and all(map(number, entry)))
     return isinstance(given, dict) and all(
-        isinstance(column, list) and len(column) == done for column in given.values()
+        isinstance(column, list) and len(column) == done and all(map(fine, column)) for column in given.values()
     )
 
 

@@ -44,7 +44,9 @@ def _check_writable(path: Path, folder: Path, argument: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # such as a name that is too long, or a link to itself
-        raise ValueError(f"{argument} is {str(path)!r}: {error.strerror}; expected a path that can be written") from None
+        raise ValueError(
+            f"{argument} is {str(path)!r}: {error.strerror}; expected a path that can be written"
+        ) from None
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if there != path and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise ValueError(f"{argument} is {str(path)!r}, but {there} is no folder to write to, expected one")
