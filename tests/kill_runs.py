@@ -30,7 +30,6 @@ PAUSE = 0.01  # seconds in each epoch, so that some signals come while the run t
 OTHERS = '{"epoch": 7, "cost": 0.5}\nwritten by others\n'  # lines that a log had before
 SAVED = re.compile(rf"KeyboardInterrupt: epoch (\d+) of {EPOCHS} is saved in .*; the same call goes on from there")
 FULL = re.compile(r"OSError: \[Errno 27\] File too large: '(.*)'\n$")
-REFUSED = "which another run is writing now"
 
 Fork = multiprocessing.get_context("fork")
 
@@ -60,8 +59,8 @@ class Run:
         return self.ended_with()
 
     def ended_with(self):
-        tensors, about = files.read(self.folder / "result.safetensors", "tree")
-        saved, told = files.read(self.checkpoint, "tree")
+        (tensors, about), (saved, told) = (
+            files.read(path, "tree") for path in (self.folder / "result.safetensors", self.checkpoint))  # fmt: skip
         lines = self.log.read_text()
         rows = [json.loads(line) for line in lines.removeprefix(self.others).splitlines()]
         expect(lines.startswith(self.others), "the log lost lines of others", self)
@@ -177,15 +176,19 @@ def pair(run, then_kill=None):
         life.join()
     codes, said = [life.exitcode for life in lives], run.said.read_text()
     expect(set(codes) <= ({0, 1} if then_kill is None else {0, 1, -9}), f"the two ended with {codes}", run)
-    expect((1 in codes) == (REFUSED in said) and (1 not in codes or "ValueError" in said), f"{codes}", run)
+    expect(
+        (1 in codes) == ("which another run is writing now" in said) and (1 not in codes or "ValueError" in said),
+        f"{codes}",
+        run,
+    )
     expect(then_kill is not None or 0 in codes, "none of the two went on", run)
     return {0: "done", 1: "refused", -9: "killed"}[codes[0]] + " and " + {0: "done", 1: "refused"}[codes[1]]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = {"kills": 30, "terminations": 5, "full-disk": 10, "interrupts": 10, "pairs": 5}
-    for name, default in (kinds | {"seed": 0}).items():
+    kinds = {"kills": 30, "terminations": 5, "full-disk": 10, "interrupts": 10, "pairs": 5, "seed": 0}
+    for name, default in kinds.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--quick", action="store_true", help="one run that ends in every way, one after another")
     given = {name.replace("_", "-"): value for name, value in vars(parser.parse_args()).items()}
@@ -199,7 +202,6 @@ def use_cache(folder):
     """Programs are compiled once for all lives."""
     jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Trial:

@@ -182,16 +182,22 @@ def test_a_second_interrupt_and_one_without_checkpoints_end_the_run_at_once(tmp_
     assert tree_error(interrupted(tmp_path).last_params, interrupted(None).last_params) == 0
 
 
-def test_a_run_needs_no_handler_of_python_and_no_lock_of_the_file_system(tmp_path, monkeypatch):
-    """A program in C may hold SIGINT; NFS locks no folder."""
-    fcntl = pytest.importorskip("fcntl")
+def test_a_run_leaves_the_handlers_of_others_and_needs_no_lock_of_the_file_system(tmp_path, monkeypatch):
+    """A process in the background ignores SIGINT, a program may have a handler of its own, NFS locks no folder."""
+    fcntl, heard = pytest.importorskip("fcntl"), []
 
     def refuse(descriptor, operation):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    assert len(interrupted(tmp_path).history["epoch"]) == 7
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for number, own in enumerate((signal.SIG_IGN, lambda number, frame: heard.append(number))):
+            signal.signal(signal.SIGINT, own)
+            assert len(interrupted(tmp_path / str(number), callback=press(2)).history["epoch"]) == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):

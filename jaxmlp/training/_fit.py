@@ -21,7 +21,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
 from jaxmlp.programs import compiled
 from jaxmlp.rules import Rule
-from jaxmlp.training import checkpoint, probe, processes, reporting, sampling, settings, sharding, stream
+from jaxmlp.training import checkpoint, interrupts, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, descend_part, epoch, epoch_key, finish, needs_keys
 from jaxmlp.training.checkpoint import Checkpoints, Columns
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
@@ -237,7 +237,7 @@ def _train(
         saved = None if keeper is None else stack.enter_context(keeper.open(state))
         if saved is not None:
             state, columns, _ = saved
-            _check_reached(columns.get(unit, []), at, unit, given.checkpoints)
+            checkpoint.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
         elif keeper is not None:
             keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
         done = len(columns.get(unit, []))
@@ -248,7 +248,7 @@ def _train(
             done_then, end = (None, None) if saved is None else (reached, saved.log_bytes)
             write = stack.enter_context(reporting.append_json(given.log, unit, done_then, end))
         alone = keeper is not None and not processes.are_several(plan.mesh)
-        interrupted = stack.enter_context(checkpoint.hold_interrupt(alone))
+        interrupted = stack.enter_context(interrupts.hold(alone))
         for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break
@@ -280,21 +280,6 @@ def _train(
     result = make_result(state, {name: np.asarray(values) for name, values in columns.items()})
     raise_if_lost(state, result)
     return result
-
-
-def _check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
-    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
-    if len(reached) > len(at) and reached[: len(at)] == at:
-        raise ValueError(
-            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
-            "least as many, or another folder"
-        )
-    if reached != at[: len(reached)]:
-        raise ValueError(
-            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
-            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
-            "another folder"
-        )
 
 
 def _stream_epoch(

@@ -6,13 +6,10 @@ other.
 
 import json
 import os
-import signal
-import sys
-import threading
 import zlib
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,28 +191,19 @@ def _lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def hold_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
-    """Holds back the first SIGINT, so that the epoch ends and is saved; yields whether there was one.
-
-    A second SIGINT interrupts at once.
-    """
-    before, held = signal.getsignal(signal.SIGINT), []
-    if not active or before is None or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def hold(number: int, frame: Any) -> None:
-        held.append(number)
-        signal.signal(signal.SIGINT, before)
-        with suppress(RuntimeError, OSError):  # the signal may come while the same stream is written to
-            print("interrupted: this epoch ends first and is saved; interrupt again to stop at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: bool(held)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
+    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
+    if len(reached) > len(at) and reached[: len(at)] == at:
+        raise ValueError(
+            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
+            "least as many, or another folder"
+        )
+    if reached != at[: len(reached)]:
+        raise ValueError(
+            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
+            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
+            "another folder"
+        )
 
 
 def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:
