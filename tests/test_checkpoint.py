@@ -1,17 +1,21 @@
 """A run on disk: it goes on to the same bits, refuses another run's folder, and its log has each epoch once."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import checkpoint_runs
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from problems import NET, examples, fit, tree_error
 
 import jaxmlp as jm
+from jaxmlp.training.checkpoint import Checkpoints
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -104,6 +108,144 @@ def test_another_runs_folder_is_refused(tmp_path, options, what):
     run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match=rf"last.safetensors was written by another run \({what}"):
         run(tmp_path, **options)
+
+
+def own(scale):
+    """An activation of one name, whatever it does."""
+    return jm.Activation("own", lambda z: jnp.tanh(scale * z), lambda z: scale * (1 - jnp.tanh(scale * z) ** 2))
+
+
+def three(*hidden):
+    return jm.MLP((3, 5, 5, 5, 2), hidden, "softmax", "cross_entropy")
+
+
+BLANK = (np.vstack([np.zeros((1, 3), np.float32), examples(19)[0]]), examples(20)[1])  # the first example is blank
+CLIPPED = {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, 1.0, weights)}
+SLOWER = optax.sgd(optax.piecewise_constant_schedule(0.1, {500: 0.5}))
+HALVES = lambda learning_rate, times: optax.chain(optax.sgd(learning_rate), *[optax.scale(0.5)] * times)
+
+
+def halves(times):
+    return {"optimizer": HALVES, "hyper": {"learning_rate": 0.1, "times": times}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        ({"net": three("tanh", "relu", "relu")}, {"net": three("tanh", "relu", "tanh")}, "hidden activations"),
+        ({"net": three(own(1.0), "tanh", "relu")}, {"net": three(own(2.0), "tanh", "relu")}, "own functions"),
+        (
+            CLIPPED,
+            {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, 0.9, weights)},
+            "readout of fixed",
+        ),
+        ({"optimizer": optax.sgd(0.1)}, {"optimizer": SLOWER}, "optimizer's later updates"),
+        (halves(1), halves(2), "optimizer's first updates"),
+        ({"penalties": (jm.l2(0.1), jm.l2(0.2))}, {"penalties": (jm.l2(0.3), jm.l2(0.2))}, "penalties"),
+        ({"data": BLANK}, {"data": BLANK, "preprocess": lambda x: 2 * x}, "examples preprocessed"),
+        (
+            {"validation": (*examples(6), np.ones(6, np.float32))},
+            {"validation": (*examples(6), np.arange(6, dtype=np.float32))},
+            "validation .checksum.",
+        ),
+    ],
+)
+def test_a_run_is_known_by_what_its_functions_do(tmp_path, before, after, what):
+    def once(**settings):
+        net = settings.pop("net", NET)
+        fit(jm.init(net, jax.random.key(0)), net=net, checkpoints=tmp_path, **settings)
+
+    once(**before)
+    once(**before)
+    with pytest.raises(ValueError, match=rf"was written by another run \({what}"):
+        once(**after)
+
+
+def test_steps_that_are_validated_elsewhere_are_refused(tmp_path):
+    """25 steps end between two validations of a run of 50."""
+    steps = {"sampling": "replacement", "epochs": None, "validate_every": 10, "checkpoints": tmp_path}
+    params = jm.init(NET, jax.random.key(0))
+    fit(params, steps=25, **steps)
+    with pytest.raises(ValueError, match="validated at 10, 20, 25; expected the same steps"):
+        fit(params, steps=50, **steps)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    params, refused = jm.init(NET, jax.random.key(0)), []
+
+    def again(epoch, metrics):
+        with pytest.raises(ValueError, match="checkpoints is .*, which another run is writing now; expected another"):
+            fit(params, checkpoints=tmp_path)
+        refused.append(epoch)
+
+    alone = fit(params, epochs=3)
+    got = fit(params, epochs=3, checkpoints=tmp_path, callback=again)
+    assert refused == [1, 2, 3] and tree_error(got.params, alone.params) == 0
+    fit(params, epochs=3, checkpoints=tmp_path)  # the folder is free again
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_whole(tmp_path, monkeypatch):
+    """State and history are of one moment, whatever another process saves in between."""
+    params = jm.init(NET, jax.random.key(0))
+    alone = fit(params, epochs=5)
+    fit(params, epochs=2, checkpoints=tmp_path)
+    read_tree, others = jm.trees.read_tree, []
+
+    def meanwhile(path, like):
+        if not others:
+            others.append(1)
+            fit(params, epochs=3, checkpoints=tmp_path)
+        return read_tree(path, like)
+
+    monkeypatch.setattr(jm.trees, "read_tree", meanwhile)
+    got = fit(params, epochs=5, checkpoints=tmp_path)
+    assert len(got.history["epoch"]) == 5 and tree_error(got.params, alone.params) == 0
+
+
+def test_the_log_has_each_epoch_though_the_run_ends_right_after_a_checkpoint(tmp_path, monkeypatch):
+    params, save = jm.init(NET, jax.random.key(0)), Checkpoints.save
+
+    def full(self, state, columns, done, last):
+        save(self, state, columns, done, last)
+        if done == 2:
+            raise OSError(28, "No space left on device")
+
+    log = tmp_path / "log.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            fit(params, epochs=4, checkpoints=tmp_path / "run", log=log)
+    fit(params, epochs=4, checkpoints=tmp_path / "run", log=log)
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    move = lambda epoch, metrics: os.chdir(tmp_path / "elsewhere")
+    fit(jm.init(NET, jax.random.key(0)), epochs=3, checkpoints="run", log="log.jsonl", callback=move)
+    assert (tmp_path / "run" / "last.safetensors").exists() and not list((tmp_path / "elsewhere").iterdir())
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_an_interrupted_run_saves_its_epoch_and_says_how_to_go_on(tmp_path, capsys):
+    """The first SIGINT waits for the end of the epoch, whatever `checkpoint_every` says."""
+    params = jm.init(NET, jax.random.key(0))
+    interrupt = lambda epoch, metrics: epoch == 2 and signal.raise_signal(signal.SIGINT)
+    settings = {"epochs": 6, "checkpoints": tmp_path, "checkpoint_every": 5}
+    with pytest.raises(KeyboardInterrupt, match="epoch [23] of 6 is saved in .*; the same call goes on from there"):
+        fit(params, callback=interrupt, **settings)
+    assert "interrupted: this epoch ends first and is saved" in capsys.readouterr().err
+    got = fit(params, **settings)
+    assert tree_error(got.params, fit(params, epochs=6).params) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_somebody_elses_tree_is_no_checkpoint(tmp_path):
+    for about in (None, {"run": {}, "done": 1}, {"run": {}, "done": 1, "history": {"cost": [1.0, 2.0]}}):
+        jm.trees.write_tree(tmp_path / "last.safetensors", {"a": 1}, about)
+        with pytest.raises(ValueError, match=r"last.safetensors holds no checkpoint of a run, expected another folder"):
+            fit(jm.init(NET, jax.random.key(0)), checkpoints=tmp_path)
 
 
 @pytest.mark.parametrize("name", checkpoint_runs.RUNS)

@@ -258,14 +258,14 @@ def _train(
                 columns.setdefault(name, []).append(value)
             if write is not None:
                 write(row)  # before the state is saved: a line too many is dropped when the run goes on
-            last = number + 1 == len(rounds) or bool(state.stopped)
+            last, ends_here = number + 1 == len(rounds) or bool(state.stopped), interrupted()
             if keeper is not None:
-                keeper.save(state, columns, number + 1, last or interrupted())
+                keeper.save(state, columns, number + 1, last or ends_here)
             metrics = {name: value for name, value in row.items() if name != unit}
             show(at[number], {name: value for name, value in metrics.items() if not isinstance(value, list)})
             if given.callback is not None:
                 given.callback(at[number], metrics)
-            if interrupted() and not last:
+            if ends_here and not last:
                 raise KeyboardInterrupt(f"{unit} {at[number]} of {at[-1]} is saved in {given.checkpoints}; "
                                         "the same call goes on from there")  # fmt: skip
     state = processes.gather(plan.mesh, state)
