@@ -120,9 +120,12 @@ def three(*hidden):
 
 
 BLANK = (np.vstack([np.zeros((1, 3), np.float32), examples(19)[0]]), examples(20)[1])  # the first example is blank
-CLIPPED = {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, 1.0, weights)}
-SLOWER = optax.sgd(optax.piecewise_constant_schedule(0.1, {500: 0.5}))
+SLOWER = optax.sgd(lambda count: jnp.where(count < 500, 0.1, 0.05))
 HALVES = lambda learning_rate, times: optax.chain(optax.sgd(learning_rate), *[optax.scale(0.5)] * times)
+
+
+def clipped(norm):
+    return {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, norm, weights)}
 
 
 def halves(times):
@@ -134,11 +137,7 @@ def halves(times):
     [
         ({"net": three("tanh", "relu", "relu")}, {"net": three("tanh", "relu", "tanh")}, "hidden activations"),
         ({"net": three(own(1.0), "tanh", "relu")}, {"net": three(own(2.0), "tanh", "relu")}, "own functions"),
-        (
-            CLIPPED,
-            {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, 0.9, weights)},
-            "readout of fixed",
-        ),
+        (clipped(1.0), clipped(0.9), "readout of fixed numbers"),
         ({"optimizer": optax.sgd(0.1)}, {"optimizer": SLOWER}, "optimizer's later updates"),
         (halves(1), halves(2), "optimizer's first updates"),
         ({"penalties": (jm.l2(0.1), jm.l2(0.2))}, {"penalties": (jm.l2(0.3), jm.l2(0.2))}, "penalties"),
@@ -174,7 +173,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     params, refused = jm.init(NET, jax.random.key(0)), []
 
     def again(epoch, metrics):
-        with pytest.raises(ValueError, match="checkpoints is .*, which another run is writing now; expected another"):
+        with pytest.raises(ValueError, match=r"checkpoints is .*, which another run is writing now; expected another"):
             fit(params, checkpoints=tmp_path)
         refused.append(epoch)
 
@@ -233,7 +232,7 @@ def test_an_interrupted_run_saves_its_epoch_and_says_how_to_go_on(tmp_path, caps
     params = jm.init(NET, jax.random.key(0))
     interrupt = lambda epoch, metrics: epoch == 2 and signal.raise_signal(signal.SIGINT)
     settings = {"epochs": 6, "checkpoints": tmp_path, "checkpoint_every": 5}
-    with pytest.raises(KeyboardInterrupt, match="epoch [23] of 6 is saved in .*; the same call goes on from there"):
+    with pytest.raises(KeyboardInterrupt, match=r"epoch 3 of 6 is saved in .*; the same call goes on from there"):
         fit(params, callback=interrupt, **settings)
     assert "interrupted: this epoch ends first and is saved" in capsys.readouterr().err
     got = fit(params, **settings)
