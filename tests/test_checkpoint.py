@@ -120,12 +120,15 @@ def three(*hidden):
 
 
 BLANK = (np.vstack([np.zeros((1, 3), np.float32), examples(19)[0]]), examples(20)[1])  # the first example is blank
-SLOWER = optax.sgd(lambda count: jnp.where(count < 500, 0.1, 0.05))
 HALVES = lambda learning_rate, times: optax.chain(optax.sgd(learning_rate), *[optax.scale(0.5)] * times)
 
 
 def clipped(norm):
     return {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, norm, weights)}
+
+
+def slower(rate):
+    return {"optimizer": optax.sgd(lambda count: jnp.where(count < 500, 0.1, rate))}
 
 
 def halves(times):
@@ -138,7 +141,7 @@ def halves(times):
         ({"net": three("tanh", "relu", "relu")}, {"net": three("tanh", "relu", "tanh")}, "hidden activations"),
         ({"net": three(own(1.0), "tanh", "relu")}, {"net": three(own(2.0), "tanh", "relu")}, "own functions"),
         (clipped(1.0), clipped(0.9), "readout of fixed numbers"),
-        ({"optimizer": optax.sgd(0.1)}, {"optimizer": SLOWER}, "optimizer's later updates"),
+        (slower(0.05), slower(0.01), "optimizer's later updates"),
         (halves(1), halves(2), "optimizer's first updates"),
         ({"penalties": (jm.l2(0.1), jm.l2(0.2))}, {"penalties": (jm.l2(0.3), jm.l2(0.2))}, "penalties"),
         ({"data": BLANK}, {"data": BLANK, "preprocess": lambda x: 2 * x}, "examples preprocessed"),
