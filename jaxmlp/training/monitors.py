@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from jaxmlp._backward import trace_of
 from jaxmlp._forward import network_inputs
 from jaxmlp.activations import Activation
-from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
+from jaxmlp.readouts import Trace, delta_norms, mean_gradient
+from jaxmlp.spread import noise_scale
 from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
 
 NEAR = 0.05  # a unit is saturated within this part of its range from either end
