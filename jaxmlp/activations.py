@@ -163,30 +163,31 @@ def _softmax_jacobian(z):
 
 
 def _split_largest(z: Float[Array, " k"]):
-    """Softmax's z relative to its largest, which entry that is, and the log of the sum of e^z over the other entries.
+    """Softmax's z relative to its largest, which entry that is, and the others relative to the largest of these.
 
-    The sum over all entries but the largest one starts from these alone; the other sums hold the largest, a 1.
+    The sum of e^z over all entries but the largest starts from the others alone; any other such sum holds a 1. Masked
+    classes have a z of -inf.
     """
     is_top = jnp.arange(z.shape[0]) == jnp.argmax(z)
     z = z - jax.lax.stop_gradient(jnp.max(z))  # no result depends on it
     others = jnp.where(is_top, -jnp.inf, z)
-    alone = jnp.all(others == -jnp.inf)  # all other classes are masked by -inf
-    rest = jnp.where(alone, -jnp.inf, jax.nn.logsumexp(jnp.where(alone, 0, others)))
-    return z, is_top, others, rest
+    second = jax.lax.stop_gradient(jnp.max(others))
+    others = jnp.where(jnp.isfinite(others), others - jnp.where(jnp.isfinite(second), second, 0), -jnp.inf)
+    return z, is_top, others, second
 
 
 def _softmax_odds(z):
     """`o_i = z_i - log sum_(j != i) e^(z_j)`."""
-    z, is_top, _, rest = _split_largest(z)
-    without = jnp.where(is_top, 1, jnp.sum(jnp.exp(z)) - jnp.exp(z))  # at least 1
-    return z - jnp.where(is_top, rest, jnp.log(without))
+    z, is_top, others, second = _split_largest(z)
+    rest = jnp.where(is_top, jnp.sum(jnp.exp(others)), jnp.sum(jnp.exp(z)) - jnp.exp(z))  # 0 without other classes
+    return z - jnp.where(is_top, second, 0) - jnp.log(jnp.where(rest == 0, 1, rest))
 
 
 def _pull_softmax_odds(z, error):
     """`J^T error` for `J_ij = 1[i=j] - q_ij`, `q_ij = e^(z_j) / sum_(l != i) e^(z_l)` with `q_ii = 0`, in O(k)."""
-    z, is_top, others, rest = _split_largest(z)
-    a = jax.nn.softmax(z)
-    q = jnp.where(others == -jnp.inf, 0, jnp.exp(others - rest))  # of the largest
+    z, is_top, others, _ = _split_largest(z)
+    a, q = jax.nn.softmax(z), jnp.exp(others)
+    q = q / jnp.maximum(jnp.sum(q), 1)  # of the largest
     each = jnp.where(is_top, 0, error / jnp.where(is_top, 1, 1 - a))
     largest = jnp.sum(jnp.where(is_top, error, 0))
     return jnp.where(is_top, largest, each - largest * q) - a * jnp.sum(each)
