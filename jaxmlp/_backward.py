@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
-from jaxmlp import readouts, rules, validate
+from jaxmlp import norms, readouts, rules, validate
 from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
@@ -70,7 +70,7 @@ def recur(
         error = rule.carry(down)  # dL/da^l
         if tape.masks is not None:
             error = tape.masks[l + 1] * error
-        deltas.insert(0, rule.pull(down, error))  # f_l'(z^l) * error
+        deltas.insert(0, rule.pull(down, error).astype(z.dtype))  # f_l'(z^l) * error
     return tuple(deltas)
 
 
@@ -147,12 +147,14 @@ def gradient_pass(
     """
     X, Y, weights, masks = examples
     share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
-    trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if rule.linear else None)
+    early = rule.linear and not norms.is_narrow(X.dtype)  # a share of a large batch is no number of a narrow dtype
+    trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if early else None)
     deltas = trace.deltas
-    if not rule.linear:
-        each = share[:, None] if isinstance(share, jax.Array) else share
-        deltas = tuple(each * delta for delta in deltas)  # the product's smaller factor
-    return trace.losses, trace.output, readouts.sum_of_products(deltas, trace.inputs, net.products)
+    if not early:
+        each = share if weights is None else share[:, None]  # pyright: ignore[reportIndexIssue]
+        deltas = tuple(each * norms.widen(delta) for delta in deltas)  # the product's smaller factor
+    grads = readouts.sum_of_products(deltas, trace.inputs, net.products)
+    return trace.losses, trace.output, readouts.narrow(grads, X.dtype)
 
 
 def backprop(

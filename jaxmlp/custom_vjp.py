@@ -91,4 +91,5 @@ def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangen
         return recur(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
 
     deltas = jax.vmap(example)(tape, cotangent)
-    return readouts.sum_of_products(deltas, tape.inputs, net.products), deltas[0] @ params[0].W
+    grads = readouts.sum_of_products(deltas, tape.inputs, net.products)
+    return readouts.narrow(grads, cotangent.dtype), deltas[0] @ params[0].W

@@ -96,6 +96,11 @@ class MLP:
                 "output is 'softmax' with a single unit, which is constantly 1; expected 'sigmoid' for two classes, "
                 "with loss 'binary_cross_entropy'"
             )
+        if self.output == activations.step and self.loss.of_log_odds:
+            raise ValueError(
+                f"output 'step' gives 0 and 1 alone, where loss {self.loss.name!r} is infinite; expected 'sigmoid' or "
+                "another output with values between"
+            )
         (low, high), (least, most) = self.output.range, self.loss.domain
         if low < least or high > most:
             raise ValueError(
