@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from jaxmlp._backward import output_delta
 from jaxmlp._forward import Tape, tail_loss
+from jaxmlp.activations import Activation
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.readouts import Trace
 
@@ -65,7 +66,8 @@ def vote(net: MLP, params: Params, trace: Trace, Y: Array, weights: Any, masks: 
     """
     with jax.enable_x64(True):
         params, zs, Y = jax.tree.map(_widen, (params, trace.pre_activations, Y))
-        measured = [Slopes(*map(np.asarray, s)) for s in _measure(net, params, zs, Y)]
+        found = [_measure_activation(f, z) for f, z in zip(net.hidden, zs[:-1], strict=True)]
+        measured = [Slopes(*map(np.asarray, s)) for s in (*found, _measure_loss(net, params, zs[-1], Y))]
     with np.errstate(all="ignore"):  # an infinite slope is judged as such
         verdicts = [_judge(slopes) for slopes in measured]
         sides = [[won for _, won, _ in verdicts], *([_take_beside(s, side) for s in measured] for side in (0, 1, None))]
@@ -78,19 +80,22 @@ def vote(net: MLP, params: Params, trace: Trace, Y: Array, weights: Any, masks: 
     return Vote(tuple(gradients), signals[0], autodiff, by_hand)
 
 
+@partial(jax.jit, static_argnames="f")
+def _measure_activation(f: Activation, z: Array) -> Slopes:
+    """The slopes of a hidden activation."""
+    slope = lambda z, by, _: jax.vjp(f.f, z + by)[1](jnp.ones_like(z))[0]
+    return _probe(z, f.df(z), lambda z, by, _: f.f(z + by), slope, None)
+
+
 @partial(jax.jit, static_argnames="net")
-def _measure(net: MLP, params: Params, zs: Sequence[Array], Y: Array) -> list[Slopes]:
-    """The slopes of each hidden activation and, at the end, of the loss as a function of `z^K`."""
-    found = []
-    for f, z in zip(net.hidden, zs[:-1], strict=True):
-        slope = lambda z, by, _, f=f: jax.vjp(f.f, z + by)[1](jnp.ones_like(z))[0]
-        found.append(_probe(z, f.df(z), lambda z, by, _, f=f: f.f(z + by), slope, None))
+def _measure_loss(net: MLP, params: Params, z: Array, Y: Array) -> Slopes:
+    """The slopes of the loss as a function of `z^K`."""
     loss, units = partial(tail_loss, net, params, net.depth), jnp.eye(net.sizes[-1])
     start = lambda z, y: output_delta(net, Tape((), (z,), net.output.f(z)), y)
     value = lambda z, by, Y: jax.vmap(lambda z, y: jax.vmap(lambda e: loss(z + by * e, y))(units))(z, Y)
     entry = lambda z, y, e: jnp.vdot(jax.grad(loss)(z, y), e)
     slope = lambda z, by, Y: jax.vmap(lambda z, y: jax.vmap(lambda e: entry(z + by * e, y, e))(units))(z, Y)
-    return [*found, _probe(zs[-1], jax.vmap(start)(zs[-1], Y), value, slope, Y)]
+    return _probe(z, jax.vmap(start)(z, Y), value, slope, Y)
 
 
 def _probe(z, by_hand, value: Callable[..., Array], slope: Callable[..., Array], Y) -> Slopes:
