@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmlp.pickling import Description
+
 Elementwise = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Description):
     """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), functions of `z` that act entry by entry.
 
     Args:
