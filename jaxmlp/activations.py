@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmlp.pickling import Description
+
 Elementwise = Callable[[Array], Array]
 
 
@@ -31,7 +33,7 @@ class LogOdds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Description):
     """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), functions of `z` that act entry by entry.
 
     Args:

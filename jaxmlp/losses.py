@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxmlp import activations
 from jaxmlp.activations import Activation
+from jaxmlp.pickling import Description
 from jaxmlp.validate import Given
 
 OfOutput = Callable[[Array, Array], Array]
@@ -40,7 +41,7 @@ class OfLogOdds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Description):
     """`f(y_hat, y)`, the loss of one example, and its derivatives `df`, `d2f` in each output.
 
     `y_hat` and `y` are `(k,)`, and so are the derivatives; f gives one number.

@@ -12,6 +12,7 @@ from jaxmlp import activations, initializers, losses, validate
 from jaxmlp.activations import Activation, Softmax
 from jaxmlp.initializers import Initializer
 from jaxmlp.losses import Loss
+from jaxmlp.pickling import Description
 from jaxmlp.products import PRODUCTS, rounded_product
 
 
@@ -26,10 +27,11 @@ Params = tuple[Layer, ...]
 
 
 @dataclass(frozen=True, init=False)
-class MLP:
+class MLP(Description):
     """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    The description holds no parameters; it is hashable and static under `jit`.
+    The description holds no parameters; it is hashable and static under `jit`. It can be copied and pickled: the copy is
+    equal to it and compiles nothing again.
 
     Args:
         sizes: the widths `(n_0, .., n_K)`.

@@ -1,7 +1,8 @@
 """Pictures of training, predictions and weights. Each function returns a `matplotlib.figure.Figure`.
 
-matplotlib is imported when the first picture is drawn; the extra `experiments` installs it. Color-blind readers can
-tell all colors apart: Okabe and Ito's palette for lines, viridis and a purple-orange scale for surfaces.
+matplotlib is imported when the first picture is drawn; the extra `experiments` installs it. A notebook shows a figure
+that is a cell's last expression; `figure.savefig("curves.png")` writes it into a file. Color-blind readers can tell all
+colors apart: Okabe and Ito's palette for lines, viridis and a purple-orange scale for surfaces.
 """
 
 from __future__ import annotations
@@ -38,10 +39,52 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 3.6)
         >>> axes.shape, drawn.get_size_inches().tolist()
         ((2,), [10.0, 3.6])
     """
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    drawn = make_picture((size[0] * columns, size[1] * rows), layout="constrained")
     return drawn, drawn.subplots(rows, columns, **options)
+
+
+def make_picture(size: tuple[float, float], **options: Any) -> Figure:
+    """An empty figure that a notebook shows as a picture.
+
+    Args:
+        size: width and height in inches.
+        options: of `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: where matplotlib is not installed.
+    Example:
+        >>> jm.plotting.make_picture((4, 3)).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
+    try:
+        from jaxmlp.picture import Picture
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
+        raise ImportError("pictures need matplotlib, expected the extra: pip install 'jaxmlp[experiments]'") from error
+    return Picture(figsize=size, **options)
+
+
+def set_log_scale(ax: Any, values: Any) -> None:
+    """Makes the y axis logarithmic; where a value is not above 0, linear around 0, so that the axis leaves out none.
+
+    Args:
+        ax: the axes of matplotlib.
+        values: all that is drawn on them; NaN and infinity do not count.
+    Example:
+        >>> _, ax = jm.plotting.figure()
+        >>> jm.plotting.set_log_scale(ax, [3.0, -1.0])
+        >>> ax.get_yscale()
+        'symlog'
+    """
+    sizes = np.asarray(values, float)
+    sizes = sizes[np.isfinite(sizes)]
+    if (sizes > 0).all():
+        ax.set_yscale("log")
+        return
+    largest = np.abs(sizes).max() or 1.0
+    smallest = np.abs(sizes, where=sizes != 0, out=np.full_like(sizes, largest)).min()
+    ax.set_yscale("symlog", linthresh=max(smallest, largest / 1000))
+    ax.axhline(0, color="gray", linewidth=0.6)
 
 
 def curves(histories: Any) -> Figure:
@@ -79,7 +122,7 @@ def curves(histories: Any) -> Figure:
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if quantity == "cost":
-            ax.set_yscale("log")
+            set_log_scale(ax, np.concatenate([line.get_ydata() for line in ax.lines]))
         ax.grid(alpha=0.3)
     if len(named) <= 4:
         axes[0][-1].legend(fontsize="small")
@@ -119,9 +162,10 @@ def monitors(history: Mapping[str, np.ndarray]) -> Figure:
         values = np.asarray(history[name]).reshape(len(history[name]), -1) * (1 if logarithmic else 100)
         colors = PALETTE * (1 + values.shape[1] // len(PALETTE))
         for layer, (column, color) in enumerate(zip(values.T, colors, strict=False), start=1):
-            positive = np.where(column > 0, column, np.nan) if logarithmic else column
-            ax.plot(history[x_name], positive, color=color, label=f"layer {layer}")
-        ax.set(xlabel=x_name, ylabel=label, yscale="log" if logarithmic else "linear")
+            ax.plot(history[x_name], column, color=color, label=f"layer {layer}")
+        ax.set(xlabel=x_name, ylabel=label)
+        if logarithmic:
+            set_log_scale(ax, values)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
     for ax in axes.flat[len(found) :]:

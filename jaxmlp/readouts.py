@@ -32,6 +32,12 @@ class Trace(NamedTuple):
     output: Float[Array, "m k"]  # y_hat
     losses: Float[Array, " m"]
 
+    def __repr__(self) -> str:
+        """The widths and the dtype, without the arrays, which would fill pages."""
+        *lead, k = self.output.shape
+        widths = "-".join(str(a.shape[-1]) for a in self.inputs)
+        return f"Trace({' x '.join(f'{n:,}' for n in lead)} examples of {widths}-{k}, {self.output.dtype})"
+
 
 def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """`grad_W^l = sum_m w delta^l a^(l-1)^T / sum_m w`, `grad_b^l = sum_m w delta^l / sum_m w`.

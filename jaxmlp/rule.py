@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxmlp import validate
 from jaxmlp.activations import Activation
 from jaxmlp.network import MLP, Params
+from jaxmlp.pickling import refer_to_named
 
 
 class Down(NamedTuple):
@@ -65,6 +66,12 @@ class Rule(NamedTuple):
     pull: Callable[[Down, Array], Array] = through_activation
     learn: Callable[[Step], Any] | None = None
     linear: bool = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Rule":
+        return self
+
+    def __reduce__(self):
+        return refer_to_named(self) or (Rule, tuple(self))
 
     def start(self, net: MLP, key: PRNGKeyArray, dtype: Any = None) -> tuple[Any, ...]:
         """The state before the first step, its floating-point arrays of `dtype` (JAX's default float).
