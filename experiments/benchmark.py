@@ -32,6 +32,7 @@ where ours has lost more than `--tolerance`.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +71,7 @@ class Settings:
         if self.rounds < 1 or any(not 1 <= size <= 60_000 for size in self.batch_sizes):
             raise ValueError(f"rounds and batch_sizes are {self.rounds} and {self.batch_sizes}, expected at least 1 "
                              "round, and batches of 1 to 60,000")  # fmt: skip
-        if len(self.compare) > 2 or not self.tolerance > 0:
+        if len(self.compare) > 2 or not 0 < self.tolerance < math.inf:
             raise ValueError(f"compare and tolerance are {self.compare} and {self.tolerance}, expected at most two "
                              "files, and a tolerance above 0")  # fmt: skip
         for network in self.networks:
@@ -154,3 +155,6 @@ def compare(old: str, new: str, tolerance: float, out: Output) -> dict[str, floa
     if lost:
         raise ValueError(f"ours has lost more than {tolerance:g} in {len(lost)} of {len(both)} comparisons; see above")
     return {"worst_change": worst.factor}
+
+
+compared = compare  # the name by which scripts of version 0.1.0 call it

@@ -5,12 +5,13 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.idx import decode_idx, decompress, read_idx
+from jaxmlp.data.idx import decode_idx, unpack, unpack_idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SHIPPED = Path(__file__).parent / "data"
@@ -63,12 +64,22 @@ def load(name: str) -> Pictures:
     else:
         arrays = [_read(_in_folder(Path(name), file) or _missing(name, file), None) for file in FILES]
     X, Y, X_test, Y_test = arrays
-    Y, Y_test = Y.astype(np.int32), Y_test.astype(np.int32)
-    for images, labels in ((X, Y), (X_test, Y_test)):
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise ValueError(f"{name}: pictures {images.shape} and labels {labels.shape} do not belong together")
-    classes = CLASSES.get(name) or tuple(str(c) for c in range(int(max(Y.max(), Y_test.max())) + 1))
-    return Pictures(X, Y, X_test, Y_test, classes)
+    m = len(X) + len(X_test)
+    highest = max(_check(name, X, Y, m), _check(name, X_test, Y_test, m))
+    classes = CLASSES.get(name) or tuple(str(c) for c in range(highest + 1))
+    return Pictures(X, Y.astype(np.int32), X_test, Y_test.astype(np.int32), classes)
+
+
+def _check(name: str, X: np.ndarray, Y: np.ndarray, m: int) -> int:
+    """The highest class; ValueError unless these are pictures of bytes and their classes, fewer than examples."""
+    if X.ndim != 3 or Y.shape != X.shape[:1] or not Y.size:
+        raise ValueError(f"{name}: pictures {X.shape} and labels {Y.shape} do not belong together")
+    if X.dtype != np.uint8 or Y.dtype.kind not in "iu":
+        raise ValueError(f"{name}: pictures of {X.dtype} and labels of {Y.dtype}, expected bytes and whole numbers")
+    low, high = int(Y.min()), int(Y.max())
+    if low < 0 or high >= m:
+        raise ValueError(f"{name} has the class {low if low < 0 else high}, expected 0 to {m - 1} with {m} examples")
+    return high
 
 
 def cache_folder() -> Path:
@@ -97,13 +108,14 @@ def _find(name: str, file: str, sha256: str) -> np.ndarray:
 
 
 def _checksum(path: Path) -> str:
-    return hashlib.sha256(decompress(path.read_bytes(), str(path))).hexdigest()
+    return hashlib.sha256(unpack_idx(path)).hexdigest()
 
 
 def _read(path: Path, sha256: str | None) -> np.ndarray:
-    if sha256 and (found := _checksum(path)) != sha256:
+    raw = unpack_idx(path)
+    if sha256 and (found := hashlib.sha256(raw).hexdigest()) != sha256:
         raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}; remove it and try again")
-    return read_idx(path)
+    return decode_idx(raw, str(path))
 
 
 def _download(name: str, file: str, sha256: str) -> np.ndarray:
@@ -116,7 +128,12 @@ def _download(name: str, file: str, sha256: str) -> np.ndarray:
         except (urllib.error.URLError, OSError) as error:
             problems.append(f"{url}: {getattr(error, 'reason', error)}")
             continue
-        found = hashlib.sha256(decompress(raw, url)).hexdigest()
+        try:
+            unpacked = unpack(BufferedReader(BytesIO(raw)), url, len(raw))  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        found = hashlib.sha256(unpacked).hexdigest()
         if found != sha256:
             problems.append(f"{url}: SHA-256 {found}, expected {sha256}")
             continue
@@ -126,7 +143,7 @@ def _download(name: str, file: str, sha256: str) -> np.ndarray:
         partial.write_bytes(raw)
         partial.replace(path)
         print(f"downloaded {url} to {path}", file=sys.stderr)
-        return decode_idx(raw, url)
+        return decode_idx(unpacked, url)
     return _read(_missing(name, file, problems), sha256)
 
 

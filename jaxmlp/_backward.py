@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
 from jaxmlp import norms, readouts, rules, validate
 from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
+from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import Trace
 from jaxmlp.rule import Down, Rule
@@ -17,6 +18,7 @@ from jaxmlp.validate import Examples, Given, Preprocess
 Deltas = tuple[Float[Array, " o"], ...]
 
 
+@takes_network
 def output_delta(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, " k"]:
     """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for a canonical pair.
 
@@ -35,6 +37,7 @@ def output_delta(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, " k
     return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
 
 
+@takes_network
 def sample_labels(net: MLP, Y_hat: Float[Array, "m k"], key: PRNGKeyArray) -> Num[Array, "m *k"]:
     """Draws labels from the model's own distribution: the second moment of their gradients estimates the Fisher.
 

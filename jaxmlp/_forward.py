@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, Shaped
 
 from jaxmlp import norms, validate
+from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
 from jaxmlp.validate import Given, Preprocess
 
@@ -62,6 +63,7 @@ def forward(
     return propagate(net, params, x, masks)
 
 
+@takes_network
 def output_loss(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, ""]:
     """`L(y_hat, y)` of one example, from `z^K` in log space where the loss has logarithms: see `Loss.value`.
 
@@ -76,6 +78,7 @@ def output_loss(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, ""]:
     return net.loss.value(net.output, tape.pre_activations[-1], net.loss.target(y, tape.output))
 
 
+@takes_network
 def tail_loss(
     net: MLP, params: Params, layer: int, z: Float[Array, " o"], y: Num[Given, "..."], masks: Masks | None = None
 ) -> Float[Array, ""]:

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import norms
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.readouts import Trace, check_weights, mean_of_products
 
 
+@takes_trace
 def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None = None) -> Float[Array, " layers"]:
     """The angle at each layer between the mean gradients `(W, b)` of two traces of one batch.
 

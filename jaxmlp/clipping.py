@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import norms, validate
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Params
 from jaxmlp.readouts import Trace, check_weights, mean_of_products, narrow, per_example_norms, sum_of_products
 
 
+@takes_trace
 def clipped_gradient(
     trace: Trace, max_norm: float | Float[Array, ""], weights: Float[Array, " m"] | None = None
 ) -> Params:
@@ -44,6 +46,7 @@ def clipped_gradient(
     return jax.tree.map(lambda g: norms.round_down(g, trace.losses.dtype), mean)
 
 
+@takes_trace
 def private_gradient(
     trace: Trace,
     max_norm: float | Float[Array, ""],

@@ -13,10 +13,12 @@ from jaxtyping import Array, Float
 from jaxmlp import readouts, rules, validate
 from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, propagate
+from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
 from jaxmlp.rule import Rule
 
 
+@takes_network
 @functools.cache
 def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     """`f(params, x) -> y_hat`, a function whose derivative in `params` and `x` is the hand-written recursion.

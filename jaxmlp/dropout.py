@@ -10,12 +10,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import norms, validate
 from jaxmlp._forward import Masks
+from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP
 
 Keep = float | Sequence[float] | Float[Array, "*K"]
 LEVELS = 2**16  # keep is rounded to a multiple of 1 / LEVELS: 16 random bits an entry are half the price of 32
 
 
+@takes_network
 def dropout_masks(net: MLP, key: PRNGKeyArray, keep: Keep, m: int, dtype: Any = None) -> Masks:
     """Draws dropout's masks for a batch: `1/keep` with probability `keep`, else 0.
 

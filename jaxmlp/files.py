@@ -1,40 +1,24 @@
-"""Saves and loads networks as safetensors files, with a checksum, without pickle; a write is atomic.
-
-Any reader of safetensors finds the arrays `W1, b1, .., WK, bK` in the file. The metadata has one entry, `jaxmlp`, in
-JSON. It holds a format number, the kind of file and its description, and a SHA-256 checksum. The checksum is taken of
-the whole file with 64 zeros in the place of the checksum. Source: https://huggingface.co/docs/safetensors, "Format".
-"""
+"""Saves and loads networks: any reader of safetensors finds the arrays `W1, b1, .., WK, bK` in the file."""
 
 import dataclasses
-import hashlib
-import json
-import os
-import secrets
+import itertools
+import reprlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from jaxmlp import activations, losses, validate
+from jaxmlp import activations, arrays, losses, validate
 from jaxmlp.activations import Activation
+from jaxmlp.checked_files import DTYPES, FilePath, read
+from jaxmlp.checked_files import PART as PART
+from jaxmlp.checked_files import decode as decode
+from jaxmlp.checked_files import write as write
 from jaxmlp.losses import Loss
 from jaxmlp.network import MLP, Layer, Params
 
-FilePath = str | os.PathLike[str]
-
-FORMAT = 1
-NO_DIGEST = "0" * 64
-PART = ".part"  # the ending of an unfinished file
-DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
-    "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
 ALWAYS_WRITTEN = ("sizes", "hidden", "output", "loss")  # other fields only if they differ from their default
 
 
@@ -62,7 +46,7 @@ def save(path: FilePath, net: MLP, params: Params) -> None:
     tensors = {}
     for l, layer in enumerate(params, start=1):
         tensors[f"W{l}"], tensors[f"b{l}"] = to_numpy(layer.W, f"W of layer {l}"), to_numpy(layer.b, f"b of layer {l}")
-    write(path, tensors, {"kind": "network", "net": _describe(net)})
+    write(path, tensors, {"kind": "network", "net": _described(net)})
 
 
 def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Params]:
@@ -85,12 +69,17 @@ def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Pa
         True
     """
     tensors, about = read(path, "network")
-    net = _build_network(about["net"], own, path)
+    net = _build_network(about.get("net"), tensors, own, path)
     array = lambda name: to_jax(tensors[name], f"{path}: {name}")
-    return net, tuple(Layer(array(f"W{l}"), array(f"b{l}")) for l in range(1, net.depth + 1))
+    params = tuple(Layer(array(f"W{l}"), array(f"b{l}")) for l in range(1, net.depth + 1))
+    try:
+        validate.params(net, params)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return net, params
 
 
-def _describe(net: MLP) -> dict[str, Any]:
+def _described(net: MLP) -> dict[str, Any]:
     """The fields of `net` as JSON, with names for functions."""
     _collect_functions((*net.activations, net.loss), "net")
     plain = lambda value: value.name if isinstance(value, Activation | Loss) else value
@@ -103,19 +92,52 @@ def _describe(net: MLP) -> dict[str, Any]:
     }
 
 
-def _build_network(fields: dict[str, Any], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
-    """The network with these fields; names become functions of jaxmlp or `own`."""
-    if later := set(fields) - {field.name for field in dataclasses.fields(MLP)}:
-        raise ValueError(f"{path} has the network's {', '.join(sorted(later))}, expected fields of this jaxmlp's MLP")
+def _build_network(
+    fields: Any, tensors: dict[str, np.ndarray], own: Sequence[Activation | Loss], path: FilePath
+) -> MLP:
+    """The network with these fields and arrays; names become functions of jaxmlp or `own`."""
     if not isinstance(own, Sequence) or not all(isinstance(f, Activation | Loss) for f in own):
         raise ValueError(f"own is {own!r}, expected a tuple of Activation and Loss")
+    _check_fields(fields, path)
+    _check_shapes(fields["sizes"], tensors, path)
     known = _collect_functions(own, "own")
     used = [("activation", name) for name in (*fields["hidden"], fields["output"])] + [("loss", fields["loss"])]
     missing = [f"the {kind} {name!r}" for kind, name in dict.fromkeys(used) if name not in known[kind]]
     if missing:
         raise ValueError(f"{path} uses {' and '.join(missing)}, not among jaxmlp's, expected in own=(...)")
     *hidden, output, loss = (known[kind][name] for kind, name in used)
-    return MLP(**{**fields, "hidden": hidden, "output": output, "loss": loss})
+    try:
+        return MLP(**{**fields, "hidden": hidden, "output": output, "loss": loss})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} describes no network: {error}") from None
+
+
+def _check_fields(fields: Any, path: FilePath) -> None:
+    """Refuses what is no description of a network: a file may be wrong behind a right checksum."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} describes no network: net is {reprlib.repr(fields)}, expected its fields")
+    if later := set(fields) - {field.name for field in dataclasses.fields(MLP)}:
+        raise ValueError(f"{path} has the network's {', '.join(sorted(later))}, expected fields of this jaxmlp's MLP")
+    is_name = lambda value: isinstance(value, str)
+    fits = {
+        "sizes": lambda value: isinstance(value, list) and len(value) > 1 and all(type(n) is int for n in value),
+        "hidden": lambda value: isinstance(value, list) and all(map(is_name, value)),
+        "output": is_name,
+        "loss": is_name,
+    }
+    for name in ALWAYS_WRITTEN:
+        if not fits[name](fields.get(name)):
+            raise ValueError(f"{path} describes no network: {name} is {reprlib.repr(fields.get(name))}")
+
+
+def _check_shapes(sizes: list[int], tensors: dict[str, np.ndarray], path: FilePath) -> None:
+    """Refuses a file whose arrays are not those of a network of these widths, before it is built."""
+    expected = {f"b{l}": (n,) for l, n in enumerate(sizes[1:], start=1)}
+    expected |= {f"W{l}": (n_out, n_in) for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes), start=1)}
+    found = {name: array.shape for name, array in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if (shape := found.get(name, "none")) != (fits := expected.get(name, "none")):
+            raise ValueError(f"{path}: the shape of {name} is {shape}, expected {fits}")
 
 
 def _collect_functions(functions: Sequence[Activation | Loss], argument: str) -> dict[str, dict[str, Any]]:
@@ -135,7 +157,8 @@ def to_numpy(leaf: Any, name: str) -> np.ndarray:
     """A leaf as a NumPy array that a file can hold; errors call it `name`."""
     if not validate.concrete(leaf):
         raise ValueError(f"{name} is traced, expected numbers: save outside jit")
-    array = np.asarray(leaf, order="C")
+    array = np.asarray(arrays.as_numpy(leaf, name), order="C")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name not in DTYPES.values():
         raise ValueError(f"{name} has dtype {array.dtype}, expected one of {', '.join(DTYPES.values())}")
     return array
@@ -148,72 +171,3 @@ def to_jax(array: np.ndarray, name: str) -> jax.Array:
             f"{name} has dtype {array.dtype}, which JAX has switched off; jax.config.update('jax_enable_x64', True)"
         )
     return jnp.asarray(array)
-
-
-def write(path: FilePath, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Writes arrays and their description `about`, which is JSON, with a checksum of the whole file."""
-    description = json.dumps({"sha256": NO_DIGEST, "format": FORMAT, **about})
-    raw = safetensors.numpy.save(tensors, {"jaxmlp": description})
-    digest = hashlib.sha256(raw).hexdigest()
-    _replace(Path(os.path.realpath(path)), raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
-
-
-def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the arrays and the description of a file of `write`, and checks every byte."""
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file of jaxmlp's")
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is not there, expected a file of jaxmlp's with a {kind}") from None
-    return decode(raw, kind, str(path))
-
-
-def decode(raw: bytes, kind: str, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the description in the bytes of a file; errors call the file `name`."""
-    try:
-        views = safetensors.deserialize(raw)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{name} is truncated, corrupt or no safetensors file: {error}") from None
-    try:
-        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-        about = json.loads(header["__metadata__"]["jaxmlp"])
-        digest, version = str(about.pop("sha256")), about.pop("format")
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError(f"{name} is corrupt, or a safetensors file that jaxmlp did not write") from None
-    found = hashlib.sha256(raw.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest()
-    if found != digest:
-        raise ValueError(f"{name} is corrupt: its SHA-256 is {found}, expected {digest}")
-    if version != FORMAT:
-        raise ValueError(f"{name} has format {version}, expected {FORMAT}, which this jaxmlp reads")
-    if about["kind"] != kind:
-        raise ValueError(f"{name} holds a {about['kind']}, expected a {kind}")
-    return {
-        tensor: np.frombuffer(view["data"], jnp.dtype(DTYPES[view["dtype"]])).reshape(view["shape"])
-        for tensor, view in views
-    }, about
-
-
-def _replace(path: Path, raw: bytes) -> None:
-    """Writes another file to the disk, then renames it to `path`: a crash leaves the old file or the new one, whole."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file's name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not there, expected a folder for {path.name}")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-    try:
-        with part.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # other systems cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # writes the new name to the disk
-        finally:
-            os.close(folder)

@@ -39,7 +39,10 @@ def draw(
         raise ValueError(
             f"{argument} is {how!r}, expected a name or a function such as jax.nn.initializers.he_normal()"
         )
-    W = how(key, (n_in, n_out), dtype)
+    try:
+        W = how(key, (n_in, n_out), dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument}: the initializer fails on a key, {(n_in, n_out)} and {dtype}: {error}") from None
     if not isinstance(W, jax.Array):
         made = type(W).__name__
         raise ValueError(
@@ -47,4 +50,8 @@ def draw(
         )
     if W.shape != (n_in, n_out):
         raise ValueError(f"{argument}: the initializer gave shape {W.shape}, expected {(n_in, n_out)}")
+    if W.dtype != dtype:
+        raise ValueError(
+            f"{argument}: the initializer gave {W.dtype}, expected {dtype}, the third argument of its call"
+        )
     return W.T

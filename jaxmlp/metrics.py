@@ -7,11 +7,14 @@ for a single output, 0 and 1 in `(m,)` or `(m, 1)`. Source: notes 003; notes 002
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from jaxmlp import validate
 from jaxmlp.network import MLP
 from jaxmlp.validate import Given
+
+MOST_CLASSES = 46_340  # in a confusion matrix: int32 numbers its entries
 
 
 def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
@@ -27,6 +30,7 @@ def classes(Y: Num[Array, "m *k"]) -> Int[Array, " m"]:
         >>> jm.metrics.classes(jnp.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])).tolist()
         [1, 0]
     """
+    Y = validate.array(Y, "Y")
     if Y.ndim == 2 and Y.shape[1] > 1:
         return jnp.argmax(Y, axis=1)
     column = Y.reshape(Y.shape[0])
@@ -56,7 +60,8 @@ def accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Float[Array, 
     Returns:
         A number from 0 to 1.
     Raises:
-        ValueError: where the shapes do not fit, a number is not finite, or a label is not a class.
+        ValueError: where the shapes do not fit, there are no examples, a number is not finite, a label is not a class,
+            or a row of Y has several.
     Example:
         >>> float(jm.metrics.accuracy(np.eye(4), np.array([0, 1, 2, 2])))
         0.75
@@ -74,13 +79,18 @@ def confusion_matrix(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Int[A
     Returns:
         Counts, `(k, k)`; `(2, 2)` for a single output.
     Raises:
-        ValueError: in the same cases as `accuracy`.
+        ValueError: in the same cases as `accuracy`, and for more than 46,340 classes.
     Example:
         >>> jm.metrics.confusion_matrix(np.eye(3), np.array([0, 1, 1])).tolist()
         [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     """
     Y_hat, Y = _check_labels(Y_hat, Y)
     k = max(Y_hat.shape[1], 2)
+    if k > MOST_CLASSES:
+        raise ValueError(
+            f"Y_hat has {k} outputs, expected at most {MOST_CLASSES} for a table of all pairs of classes; "
+            "per_class_accuracy needs none"
+        )
     flat = classes(Y) * k + classes(Y_hat)
     return jnp.bincount(flat, length=k * k).reshape(k, k)
 
@@ -99,8 +109,10 @@ def per_class_accuracy(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Flo
         >>> jm.metrics.per_class_accuracy(np.eye(3), np.array([0, 1, 1])).tolist()
         [1.0, 0.5, nan]
     """
-    counts = confusion_matrix(Y_hat, Y)
-    return jnp.diag(counts) / counts.sum(1)
+    Y_hat, Y = _check_labels(Y_hat, Y)
+    true, k = classes(Y), max(Y_hat.shape[1], 2)
+    right = jnp.where(true == classes(Y_hat), true, k)  # k: not counted
+    return jnp.bincount(right, length=k + 1)[:k] / jnp.bincount(true, length=k)
 
 
 class RegressionErrors(NamedTuple):
@@ -109,7 +121,7 @@ class RegressionErrors(NamedTuple):
     mse: Float[Array, ""]  # mean of (y_hat - y)^2
     rmse: Float[Array, ""]  # its root
     mae: Float[Array, ""]  # mean of |y_hat - y|
-    r2: Float[Array, ""]  # 1 - mse / variance of y, averaged over outputs
+    r2: Float[Array, ""]  # 1 - mse / variance of y, averaged over outputs; of a constant y 1 if all is right, else 0
 
 
 def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> RegressionErrors:
@@ -119,9 +131,9 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
         Y_hat: the outputs, `(m, k)`.
         Y: the targets, `(m, k)`, or `(m,)` for a single output.
     Returns:
-        `RegressionErrors(mse, rmse, mae, r2)`.
+        `RegressionErrors(mse, rmse, mae, r2)`, in at least float32.
     Raises:
-        ValueError: where the shapes do not fit.
+        ValueError: where the shapes do not fit, or there are no examples.
     Example:
         >>> errors = jm.metrics.regression_errors(np.array([[1.0], [4.0]]), np.array([0.0, 4.0]))
         >>> float(errors.mse), float(errors.mae), float(errors.r2)
@@ -130,10 +142,30 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
     Y_hat, Y = _check_pair(Y_hat, Y)
     if Y.size != Y_hat.size:
         raise ValueError(f"Y has shape {Y.shape}, expected {Y_hat.shape}")
-    error = Y_hat - Y.reshape(Y_hat.shape)
-    mse = jnp.mean(error**2, axis=0)
-    r2 = 1 - mse / jnp.var(Y.reshape(Y_hat.shape), axis=0)
-    return RegressionErrors(mse.mean(), jnp.sqrt(mse.mean()), jnp.abs(error).mean(), r2.mean())
+    Y_hat, Y = (_to_floats(array) for array in (Y_hat, Y.reshape(Y_hat.shape)))
+    error = Y_hat - Y
+    mean_square = lambda error, power: jnp.mean((error * jnp.broadcast_to(power, error.shape)) ** 2, axis=0)
+    power = _power(jnp.abs(error).max())
+    mse = mean_square(error, power).mean()
+    each = _power(jnp.maximum(jnp.abs(error).max(0), Y.max(0) - Y.min(0)))
+    variance = jnp.var(Y * jnp.broadcast_to(each, Y.shape), axis=0)
+    constant = (jnp.broadcast_to(Y[:1], Y.shape) == Y).all(0)
+    r2 = 1 - mean_square(error, each) / jnp.where(constant, 1, variance)
+    r2 = jnp.where(constant, jnp.where((error == 0).all(0), 1, 0).astype(r2.dtype), r2)
+    return RegressionErrors(mse / power / power, jnp.sqrt(mse) / power, jnp.abs(error).mean(), r2.mean())
+
+
+def _power(reach: Float[Array, "*k"]) -> Float[Array, "*k"]:
+    """A power of two by which numbers up to `reach` have squares within the range; 1 in the middle of the range."""
+    half = jnp.finfo(reach.dtype).maxexp // 2
+    least, most, shift = (2.0**e for e in (4 - half, half - 4, half + 6))
+    return jnp.where(reach > most, 1 / shift, jnp.where((reach < least) & (reach > 0), shift, 1)).astype(reach.dtype)
+
+
+def _to_floats(array: Array) -> Float[Array, "m k"]:
+    """Numbers in at least float32, in which differences of whole numbers do not wrap around."""
+    fine = jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits >= 32
+    return array if fine else array.astype(float)
 
 
 class Diagnosis(NamedTuple):
@@ -175,7 +207,7 @@ def diagnosis(
     """
     errors = {"train": train, "dev": dev, "bayes": bayes} | ({} if train_dev is None else {"train_dev": train_dev})
     for name, error in errors.items():
-        if not 0 <= error <= 1:
+        if not isinstance(error, float | int | np.number) or not 0 <= error <= 1:
             raise ValueError(f"{name} is {error}, expected a share of errors from 0 to 1")
     validate.number(tolerance, "tolerance", above=0, at_most=1)
     unseen = dev if train_dev is None else train_dev
@@ -190,6 +222,8 @@ def _check_pair(Y_hat, Y):
     Y_hat, Y = validate.array(Y_hat, "Y_hat"), validate.array(Y, "Y")
     if Y_hat.ndim != 2:
         raise ValueError(f"Y_hat has shape {Y_hat.shape}, expected (examples, outputs)")
+    if not Y_hat.size:
+        raise ValueError(f"Y_hat is empty (shape {Y_hat.shape}), expected at least one example")
     if Y.shape not in (Y_hat.shape, Y_hat.shape[:1], (Y_hat.shape[0], 1)):
         raise ValueError(f"Y has shape {Y.shape}, expected one that fits Y_hat {Y_hat.shape}")
     return Y_hat, Y
@@ -203,8 +237,21 @@ def _check_labels(Y_hat, Y):
     validate.finite(Y, "Y")
     if Y.size == Y_hat.shape[0] and k > 1 and jnp.issubdtype(Y.dtype, jnp.floating):
         raise ValueError(f"Y has dtype {Y.dtype}, expected integer classes, or rows of shape {Y_hat.shape}")
-    if Y.size and validate.concrete(Y):
+    if validate.concrete(Y):
+        if Y.ndim == 2 and Y.shape[1] > 1:
+            _check_rows(Y)
         low, high = int(classes(Y).min()), int(classes(Y).max())
         if low < 0 or high >= max(k, 2):
             raise ValueError(f"Y holds the class {low if low < 0 else high}, expected classes 0 to {max(k, 2) - 1}")
     return Y_hat, Y
+
+
+def _check_rows(Y) -> None:
+    """Refuses rows of several labels: a class is the largest entry of its row, or the row a distribution."""
+    rows = np.asarray(Y).astype(float)
+    shares = (rows >= 0).all() and (rows <= 1).all()
+    several = abs(rows.sum(1) - 1) > 1e-3 if shares else (rows == rows.max(1, keepdims=True)).sum(1) > 1
+    if several.any():
+        row = int(np.argmax(several))
+        why = f"sums to {rows[row].sum():g}" if shares else "has its largest entry several times"
+        raise ValueError(f"Y: row {row} {why}, expected one class for each example: one-hot rows or probabilities")

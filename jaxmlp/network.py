@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import activations, initializers, losses, validate
 from jaxmlp.activations import Activation, Softmax
+from jaxmlp.doors import check_network
 from jaxmlp.initializers import Initializer
 from jaxmlp.losses import Loss
 from jaxmlp.pickling import Description
@@ -26,12 +27,13 @@ class Layer(NamedTuple):
 Params = tuple[Layer, ...]
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True, init=False)
 class MLP(Description):
     """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    The description holds no parameters; it is hashable and static under `jit`. It can be copied and pickled: the copy is
-    equal to it and compiles nothing again.
+    The description holds no parameters; it is hashable and static under `jit`, a pytree without leaves. It can be copied
+    and pickled: the copy is equal to it and compiles nothing again.
 
     Args:
         sizes: the widths `(n_0, .., n_K)`.
@@ -179,6 +181,7 @@ def init(
         >>> [layer.W.shape for layer in jm.init(net, key, weights="lecun")]
         [(64, 784), (10, 64)]
     """
+    check_network(net)
     key = validate.key(key)
     dtype = validate.float_dtype(dtype)
     layers = []

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import norms, validate
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import Squares, widen
 from jaxmlp.products import rounded_product
@@ -39,6 +40,7 @@ class Trace(NamedTuple):
         return f"Trace({' x '.join(f'{n:,}' for n in lead)} examples of {widths}-{k}, {self.output.dtype})"
 
 
+@takes_trace
 def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """`grad_W^l = sum_m w delta^l a^(l-1)^T / sum_m w`, `grad_b^l = sum_m w delta^l / sum_m w`.
 
@@ -57,6 +59,7 @@ def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     return narrow(grads, trace.losses.dtype)
 
 
+@takes_trace
 def per_example_gradients(trace: Trace) -> Params:
     """Each example's gradient: m times the memory of the parameters.
 
@@ -72,16 +75,19 @@ def per_example_gradients(trace: Trace) -> Params:
     )
 
 
+@takes_trace
 def delta_norms(trace: Trace) -> Float[Array, "m K"]:
     """`||delta^l||` of each example, a column for each layer."""
     return jnp.stack([norms.norm(delta) for delta in trace.deltas], axis=1)
 
 
+@takes_trace
 def layer_norms(trace: Trace) -> Float[Array, "m K"]:
     """The norm of each example's gradient of each layer, `||delta|| sqrt(||a||^2 + 1)`: W and b together."""
     return norms.root(_squared_norms(trace))
 
 
+@takes_trace
 def per_example_norms(trace: Trace) -> Float[Array, " m"]:
     """The norm of each example's whole gradient, `sqrt(sum_l ||delta^l||^2 (||a^(l-1)||^2 + 1))`.
 
@@ -94,6 +100,7 @@ def per_example_norms(trace: Trace) -> Float[Array, " m"]:
     return norms.root(norms.total(_squared_norms(trace)))
 
 
+@takes_trace
 def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """The mean of the examples' squared gradients, entry by entry: `(delta^2)^T (a^2) / m`.
 
@@ -110,6 +117,7 @@ def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     return narrow(mean_of_products(squares(trace.deltas), squares(trace.inputs), weights), trace.losses.dtype)
 
 
+@takes_trace
 def gradient_gram(trace: Trace) -> Float[Array, "m n"]:
     """All inner products of the examples' gradients, `sum_l (delta delta^T) * (a a^T + 1)`.
 
@@ -133,6 +141,7 @@ class KroneckerFactors(NamedTuple):
     G: Float[Array, "o o"]
 
 
+@takes_trace
 def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -> tuple[KroneckerFactors, ...]:
     """`A = E[a~ a~^T]`, `G = E[delta delta^T]` of each layer, `a~ = (a, 1)`: the bias is a weight on a constant 1.
 
@@ -178,6 +187,7 @@ def weight_jacobian(a: Float[Array, " i"], n_out: int) -> Float[Array, "o oi"]:
 
     Source: notes 004, "Forward Propagation".
     """
+    a = validate.array(a, "a")
     return jnp.kron(jnp.eye(n_out, dtype=a.dtype), a[None])
 
 

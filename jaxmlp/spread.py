@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import norms
+from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
 from jaxmlp.readouts import Trace, check_weights, narrow, shares
 
 
+@takes_trace
 def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     """The variance of the examples' gradients, entry by entry: `E[(g - E[g])^2]`, divided by m, not m - 1.
 
@@ -41,6 +43,7 @@ def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
     return narrow(layers, trace.losses.dtype)
 
 
+@takes_trace
 def noise_scale(trace: Trace) -> Float[Array, ""]:
     """The batch size at which noise and gradient are equally large, `tr(Sigma) / ||G||^2`.
 

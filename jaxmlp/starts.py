@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Num, Shaped
 from jaxmlp import norms, readouts, validate
 from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, network_inputs, propagate
+from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.validate import Given, Preprocess
 
@@ -29,6 +30,7 @@ def unit_rows(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     return jax.vmap(lambda e: net.output.pull(z, e))(jnp.eye(z.shape[0], dtype=z.dtype))
 
 
+@takes_network
 def hessian_root(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     """Rows `r_c` with `sum_c r_c r_c^T = d2L/dz^2`, or its Gauss-Newton part `J^T diag(d2L/dy_hat^2) J`.
 

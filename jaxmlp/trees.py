@@ -1,6 +1,7 @@
 """Writes any pytree of arrays to a file, for checkpoints, and reads it into the structure of a like tree."""
 
 import json
+import reprlib
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp.files import FilePath, read, to_jax, to_numpy, write
+from jaxmlp.network import MLP
 
 SCALARS = (bool, int, float, str)  # stored in the metadata
 
@@ -60,19 +62,49 @@ def read_tree(path: FilePath, like: Any) -> tuple[Any, dict[str, Any]]:
         FileNotFoundError: where there is no such file.
     """
     tensors, stored = read(path, "tree")
+    forms = _check_stored(tensors, stored, path)
     expected = by_path(like)
-    _check_forms(stored["leaves"], {name: _describe_leaf(leaf) for name, leaf in expected.items()}, path)
+    _check_forms(forms, {name: _describe_leaf(leaf) for name, leaf in expected.items()}, path)
     leaves = []
     for name, leaf in expected.items():
         if name in stored["scalars"]:
             leaves.append(stored["scalars"][name])
         elif name in stored["keys"]:
-            leaves.append(jax.random.wrap_key_data(jnp.asarray(tensors[name]), impl=stored["keys"][name]))
+            leaves.append(_wrap(tensors[name], stored["keys"][name]))
         elif isinstance(leaf, np.ndarray | np.generic):
             leaves.append(tensors[name] if isinstance(leaf, np.ndarray) else tensors[name][()])
         else:
             leaves.append(to_jax(tensors[name], f"{path}: leaf {name}"))
     return jax.tree.unflatten(jax.tree.structure(like), leaves), stored["about"]
+
+
+def _check_stored(tensors: dict[str, np.ndarray], stored: dict[str, Any], path: FilePath) -> dict[str, str]:
+    """The form of each leaf; refuses a description that is not of these arrays: a right checksum proves nothing."""
+    for part in ("leaves", "scalars", "keys"):
+        if not isinstance(stored.get(part), dict):
+            raise ValueError(f"{path} describes no tree: {part} is {reprlib.repr(stored.get(part))}, expected a dict")
+    scalars, keys, forms = stored["scalars"], stored["keys"], stored["leaves"]
+    twice = scalars.keys() & tensors.keys()
+    if (
+        twice
+        or "about" not in stored
+        or forms.keys() != scalars.keys() | tensors.keys()
+        or not keys.keys() <= tensors.keys()
+    ):
+        raise ValueError(f"{path} describes no tree: it tells of other leaves than it holds")
+    for name, form in forms.items():
+        try:
+            held = _wrap(tensors[name], keys[name]) if name in keys else tensors.get(name, scalars.get(name))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} describes no tree: leaf {name} is no key: {error}") from None
+        if (found := _describe_leaf(held)) != form:
+            raise ValueError(f"{path} describes no tree: leaf {name} is {found}, not {reprlib.repr(form)}")
+    return forms
+
+
+def _wrap(words: np.ndarray, implementation: str) -> jax.Array:
+    """A key of its words."""
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=implementation)
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -82,7 +114,8 @@ def by_path(tree: Any) -> dict[str, Any]:
         >>> sorted(jm.trees.by_path(params[:1]))
         ['[0].W', '[0].b']
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    # A network has no leaves, but a file that left it out would lose it without a word.
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, MLP))
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise ValueError("tree has two leaves with one path, expected a path for each")

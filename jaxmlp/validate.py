@@ -16,9 +16,13 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlp import arrays
+from jaxmlp.doors import article, check_network
+
 Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
 Preprocess = Callable[[jax.Array], jax.Array]
 Network = Any  # an MLP: network.py imports this file, so this file does not import it
+array = arrays.to_jax  # `array(given, name)`: a JAX array of real numbers
 
 
 class Examples(NamedTuple):
@@ -40,7 +44,7 @@ def look_up(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> A
         raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, table))}{hint}")
     if isinstance(given, kind):
         return given
-    raise ValueError(f"{argument} is {given!r}, expected a name or {_article(kind.__name__)}")
+    raise ValueError(f"{argument} is {given!r}, expected a name or {article(kind.__name__)}")
 
 
 def one_of(given: str, names: Sequence[str], argument: str) -> str:
@@ -114,22 +118,35 @@ def float_dtype(given: Any) -> jnp.dtype:
 
 def params(net: Network, given: Any) -> jnp.dtype:
     """Checks each layer's shapes and returns the floating-point dtype that all arrays share."""
-    if not hasattr(net, "sizes"):
-        raise ValueError(f"net is {_article(type(net).__name__)}, expected an MLP")
+    check_network(net)
     if not isinstance(given, tuple | list) or len(given) != net.depth:
         got = f"{len(given)} layers" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"params is {got}, expected a tuple of {net.depth} layers (W, b)")
+    dtypes: set[jnp.dtype] = set()
     for number, (layer, shape) in enumerate(zip(given, net.shapes, strict=True), start=1):
         if not (isinstance(layer, tuple) and hasattr(layer, "W") and hasattr(layer, "b")):
-            raise ValueError(f"params: layer {number} is {_article(type(layer).__name__)}, expected a Layer(W, b)")
-        got = tuple(jnp.shape(array) for array in layer)
-        if got != (shape, shape[:1]):
+            raise ValueError(f"params: layer {number} is {article(type(layer).__name__)}, expected a Layer(W, b)")
+        (W, W_dtype), (b, b_dtype) = (_form(array, f"params: layer {number}") for array in layer)
+        dtypes |= {W_dtype, b_dtype}
+        if (got := (W, b)) != (shape, shape[:1]):
             raise ValueError(f"params: layer {number} has W {got[0]} and b {got[1]}, expected {shape} and {shape[:1]}")
-    dtypes = {jnp.dtype(jnp.result_type(array)) for layer in given for array in layer}
-    if len(dtypes) > 1 or not jnp.issubdtype(dtype := dtypes.pop(), jnp.floating):
-        found = sorted({str(jnp.result_type(array)) for layer in given for array in layer})
-        raise ValueError(f"params have dtype {', '.join(found)}, expected one floating-point type")
-    return dtype
+    if len(dtypes) > 1 or not jnp.issubdtype(next(iter(dtypes)), jnp.floating):
+        raise ValueError(f"params have dtype {', '.join(sorted(map(str, dtypes)))}, expected one floating-point type")
+    return dtypes.pop()
+
+
+def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
+    """The shape and dtype of an array that JAX takes as it is."""
+    try:
+        shape, dtype = np.shape(given), jnp.dtype(jnp.result_type(given))
+    except (TypeError, ValueError):
+        shape, dtype = (), None
+    if dtype is None or isinstance(given, np.ma.MaskedArray | list | tuple):
+        of = f" of {given.dtype}" if hasattr(given, "dtype") else ""
+        raise ValueError(
+            f"{name} holds {article(type(given).__name__)}{of}, expected arrays that JAX takes as they are"
+        )
+    return shape, dtype
 
 
 def examples(
@@ -246,29 +263,11 @@ def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights")
 def masks(net: Network, given: Any, lead: tuple[int, ...]) -> Any:
     """One mask for the inputs and one for each hidden layer, each `lead + (n_l,)`."""
     expected = [(*lead, n) for n in net.sizes[:-1]]
-    got = [jnp.shape(mask) for mask in given] if isinstance(given, tuple | list) else type(given).__name__
+    each = [array(mask, "masks") for mask in given] if isinstance(given, tuple | list) else None
+    got = type(given).__name__ if each is None else [mask.shape for mask in each]
     if got != expected:
         raise ValueError(f"masks have shapes {got}, expected {expected}: one for the inputs and each hidden layer")
-    return tuple(given)
-
-
-def array(given: Any, name: str) -> jax.Array:
-    """`given` as a JAX array of numbers."""
-    if isinstance(given, jax.Array):
-        return given
-    try:
-        values = np.asarray(given)
-    except ValueError:
-        raise ValueError(f"{name} is ragged, expected an array") from None
-    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool):
-        raise ValueError(f"{name} has dtype {values.dtype}, expected an array of numbers")
-    with jax.ensure_compile_time_eval():  # concrete inside a caller's trace, too
-        held = jnp.asarray(values)
-    if values.size and values.dtype.kind in "iu" and held.dtype != values.dtype:  # JAX keeps 32 bits by default
-        low, high = jnp.iinfo(held.dtype).min, jnp.iinfo(held.dtype).max
-        if values.min() < low or values.max() > high:
-            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected {low} to {high} ({held.dtype})")
-    return held
+    return each and tuple(each)
 
 
 def finite(values: jax.Array, name: str) -> None:
@@ -285,7 +284,3 @@ def finite(values: jax.Array, name: str) -> None:
 def concrete(values: Any) -> bool:
     """Whether the values are known now: they are not under a trace."""
     return not isinstance(values, jax.core.Tracer)
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"

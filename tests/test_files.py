@@ -130,8 +130,8 @@ def refused(raw: bytes) -> str:
 
 def test_truncated_at_any_length_or_longer_a_file_is_refused(raw):
     files.decode(raw, "network", "the file")
-    told = {refused(raw[:length])[:60] for length in range(len(raw))}
-    assert told == {"the file is truncated, corrupt or no safetensors file: Error"}
+    told = {refused(raw[:length])[:54] for length in range(len(raw))}
+    assert told == {"the file is truncated, corrupt or no safetensors file:"}
     assert "no safetensors" in refused(raw + b"x")
 
 

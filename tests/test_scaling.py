@@ -66,5 +66,3 @@ def test_what_cannot_be_scaled_is_refused():
         data.standardise(np.ones((0, 2), np.float32))
     with pytest.raises(ValueError, match=r"X holds nan at \(1, 0\), expected finite numbers"):
         data.standardise(np.asarray([[1.0], [np.nan]], np.float32))
-    with pytest.raises(ValueError, match=r"the deviation of X holds (inf|nan) at \(0,\)"):
-        data.standardise(np.asarray([[3e38], [-3e38], [3e38]], np.float32))

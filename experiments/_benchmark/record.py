@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import reprlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,9 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+LARGEST = 1e9  # of the ratios of two times
 
 
 class Record:
@@ -83,7 +87,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
         positions(cells)
     except OSError as error:
         raise ValueError(f"compare has {path}, expected a benchmark.json: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"compare has {path}, expected a benchmark.json that this benchmark wrote: {error}") from None
     return cells
 
@@ -96,8 +100,18 @@ def positions(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str, str], fl
         for ours, own in contestants.items():
             for peer, other in contestants.items():
                 if own["own"] and not other["own"]:
-                    found[name, ours, peer] = own["ratio"] / other["ratio"]
+                    found[name, ours, peer] = _ratio(own, name, ours) / _ratio(other, name, peer)
     return found
+
+
+def _ratio(contestant: dict[str, Any], cell: str, name: str) -> float:
+    """A contestant's time over our first one's, if it is one that a clock can have measured."""
+    ratio = contestant["ratio"]
+    plausible = isinstance(ratio, int | float) and not isinstance(ratio, bool) and 1 / LARGEST <= ratio <= LARGEST
+    if not plausible:
+        raise ValueError(f"the cell {cell!r} has the ratio {reprlib.repr(ratio)} for {name!r}, expected one from "
+                         f"{1 / LARGEST:g} to {LARGEST:g}")  # fmt: skip
+    return float(ratio)
 
 
 def changes(old: dict, new: dict) -> tuple[list[Change], list[str], list[str]]:

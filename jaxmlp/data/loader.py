@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxmlp import validate
+from jaxmlp import arrays, validate
 
 PIECES = 256  # the number of pieces of contiguous rows in a buffer
 
@@ -90,8 +89,8 @@ class Batches:
     def _read(self, starts: list[int], n: int, before: Batch | None = None) -> Batch:
         """The rows of `before`, then `n` rows from each start, copied and in the machine's byte order."""
         made = []
-        for rows, head in zip((self.X, self.Y), before or (None, None), strict=True):
-            pieces = [np.asarray(rows[i : i + n]) for i in starts]
+        for name, rows, head in zip("XY", (self.X, self.Y), before or (None, None), strict=True):
+            pieces = [arrays.as_numpy(rows[i : i + n], name) for i in starts]
             made.append(np.concatenate(pieces if head is None else [head, *pieces]))
         return made[0], made[1]
 
@@ -107,9 +106,11 @@ def _check_rows(given: Any, name: str) -> Any:
         readable = isinstance(given.shape, tuple) and np.dtype(given.dtype) and not isinstance(given, jax.Array)
     except (AttributeError, TypeError):
         readable = False
+    if readable and isinstance(given, np.ndarray):
+        given = arrays.as_numpy(given, name)  # refuses masked entries; a memmap stays on disk
     rows = given if readable else np.asarray(validate.array(given, name))
     if not rows.shape or rows.shape[0] == 0:
         raise ValueError(f"{name} has shape {rows.shape}, expected at least one example (m, ...)")
-    if not (jnp.issubdtype(rows.dtype, jnp.number) or rows.dtype == bool):
+    if not arrays.is_real(rows.dtype):
         raise ValueError(f"{name} has dtype {rows.dtype}, expected numbers")
     return rows

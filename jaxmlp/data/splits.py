@@ -1,12 +1,13 @@
 """Splits examples into training, dev and test parts: disjoint, reproducible from a key, stratified on request."""
 
+import reprlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jaxmlp import validate
+from jaxmlp import arrays, validate
 
 
 def split(
@@ -24,8 +25,9 @@ def split(
         key: the same key gives the same parts.
         m: the number of examples.
         fractions: numbers above 0 that sum to 1, one for each part.
-        stratify: a class for each example, `(m,)`: whole numbers, bools or strings. Each part then holds each class in
-            its share of all examples, to within two examples for three parts.
+        stratify: a class for each example, `(m,)`: whole numbers, bools or strings, in any array or a DataFrame's
+            column. Each part then holds each class in its share of all examples, to within two examples for three
+            parts.
     Returns:
         An array of indices for each part. The parts are disjoint and cover all m examples.
     Raises:
@@ -92,10 +94,28 @@ def _check_fractions(given: Sequence[float]) -> np.ndarray:
 
 
 def _check_classes(given, m: int) -> np.ndarray:
-    """The classes as an array `(m,)`."""
-    classes = np.asarray(given)
+    """The classes as an array `(m,)`: whole numbers, bools or strings, all of one kind and none missing."""
+    # The entries of a list are looked at before NumPy makes them one kind.
+    mixed = isinstance(given, list | tuple) and not any(isinstance(entry, list | tuple) for entry in given)
+    classes = arrays.as_numpy(np.asarray(given, object) if mixed else given, "stratify")
     if classes.shape != (m,):
         raise ValueError(f"stratify has shape {classes.shape}, expected one class for each of the {m} examples")
+    if classes.dtype.kind in "OT":  # Python's objects, such as those of a DataFrame, or strings that may be missing
+        classes = _of_one_kind(classes.tolist())
     if classes.dtype.kind not in "biuUS":
         raise ValueError(f"stratify has dtype {classes.dtype}, expected whole numbers, bools or strings")
     return classes
+
+
+def _of_one_kind(entries: list) -> np.ndarray:
+    """Python's objects as an array of NumPy's dtype for the first one's kind."""
+    kinds = ((bool, np.bool_), (int, np.integer), (str,), (bytes,))
+    kind = next((kind for kind in kinds if isinstance(entries[0], kind)), kinds[-1])
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, kind) or (kind == kinds[1] and isinstance(entry, bool)):
+            beside = f" beside {reprlib.repr(entries[0])} at 0" if place else ""
+            raise ValueError(
+                f"stratify holds {reprlib.repr(entry)} at {place}{beside}, expected whole numbers, bools or strings, all "
+                "of one kind and none missing"
+            )
+    return np.unique(np.asarray(entries), return_inverse=True)[1]

@@ -24,7 +24,7 @@ from jaxmlp.rules import Rule
 from jaxmlp.training import checkpoint, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, descend_part, epoch, epoch_key, finish, needs_keys
 from jaxmlp.training.checkpoint import Checkpoints, Columns
-from jaxmlp.training.examples import Reading, check_augment, read_data, read_validation, weigh_classes
+from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
 from jaxmlp.training.result import Result, make_result, raise_if_lost
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
@@ -54,7 +54,7 @@ def fit(
     best_by: Literal["cost", "accuracy"] = "cost",
     patience: int | None = None,
     weights: Float[Given, " m"] | None = None,
-    class_weights: Float[Given, " k"] | None = None,
+    class_weights: ClassWeights | None = None,
     penalties: Penalty | tuple[Penalty, ...] = (),
     keep: Keep | None = None,
     label_smoothing: float | None = None,
@@ -99,7 +99,8 @@ def fit(
         patience: the number of epochs without a better score that ends the run.
         weights: one per example, `(m,)`, relative to their mean: a batch of b descends `sum w g / (b mean(w))`. A
             stream's count as given.
-        class_weights: one per class, `(k,)`; they multiply `weights`.
+        class_weights: one per class, `(k,)`, or a dict `{class: weight}` with 1 for the others, or "balanced" for
+            `m / (k count)` by the k classes that occur; they multiply `weights`.
         penalties: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, or a tuple of them.
         keep: dropout's probability of keeping an entry, or K of them, the inputs' first.
         label_smoothing: the share of each label that is spread over all classes, from 0 to 1.
@@ -191,9 +192,6 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
 
 def _use_arrays(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | None) -> Source:
     data, _ = read_data(how, data, given)
-    if given.class_weights is not None:
-        each = weigh_classes(how.net, given.class_weights, data.Y, how.dtype)
-        data = data._replace(weights=each if data.weights is None else data.weights * each)
     m = len(data.X) * processes.count(mesh)
     shares = sampling.choose_shares(given.shares, mesh, len(data.X), given.sampling)
     size = sampling.choose_batch_size(given.batch_size, m, given.sampling)

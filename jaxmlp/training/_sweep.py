@@ -22,7 +22,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
 from jaxmlp.training import processes, reporting, sampling, settings, sharding
-from jaxmlp.training.examples import Axis, Reading, read_data
+from jaxmlp.training.examples import Axis, ClassWeights, Reading, read_data
 from jaxmlp.training.population import Population, join, select_data
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run
@@ -46,6 +46,7 @@ def sweep(
     best_by: Literal["cost", "accuracy"] = "cost",
     patience: int | Sequence[int] | None = None,
     weights: Float[Given, "*E m"] | None = None,
+    class_weights: ClassWeights | None = None,
     penalties: Penalty | tuple[Penalty, ...] = (),
     keep: Keep | None = None,
     label_smoothing: PerMember | None = None,

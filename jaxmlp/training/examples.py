@@ -1,15 +1,22 @@
 """The examples of training and validation, checked. In a population, labels and weights may be a member's own."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from jaxmlp import metrics, validate
 from jaxmlp.network import MLP
+from jaxmlp.training import processes
 from jaxmlp.training.state import Data
-from jaxmlp.validate import Preprocess
+from jaxmlp.validate import Given, Preprocess
+
+ClassWeights = Float[Given, " k"] | Sequence[float] | Mapping[int, float] | Literal["balanced"]
 
 
 @dataclass
@@ -49,6 +56,8 @@ class Reading(NamedTuple):
 def read_data(how: Reading, data: Any, given: SimpleNamespace) -> tuple[Data, Data]:
     """The examples, and the member axis of each array: 0, or None where all members share it."""
     training, axes = _read_set(how, data, given.weights, "data")
+    if given.class_weights is not None:
+        training, axes = _weigh_classes(how, given, training, axes)
     if given.augment is not None:
         check_augment(how, given.augment, training[0])
     held_out, axes_dev = read_validation(how, given.validation)
@@ -66,12 +75,52 @@ def read_validation(how: Reading, given: Any) -> tuple[tuple, tuple]:
 def weigh_classes(net: MLP, class_weights: Any, Y: jax.Array, dtype: Any) -> jax.Array:
     """Each example's weight by its class; a single output has the classes 0 and 1."""
     k = max(2, net.sizes[-1])
-    given = validate.array(class_weights, "class_weights")
-    if given.shape != (k,):
+    known = isinstance(class_weights, str | Mapping)
+    given = None if known else validate.array(class_weights, "class_weights")
+    if given is not None and given.shape != (k,):
         raise ValueError(f"class_weights has shape {given.shape}, expected one weight for each of the {k} classes")
     if not metrics.predicts_classes(net, Y):
         raise ValueError(f"class_weights is given, but loss {net.loss.name!r} with these labels predicts no classes")
-    return validate.example_weights(given, k, dtype, name="class_weights")[metrics.classes(Y)]
+    classes = metrics.classes(Y)
+    if isinstance(class_weights, str):
+        validate.one_of(class_weights, ("balanced",), "class_weights")
+        given = _balance(np.bincount(np.asarray(classes), minlength=k))
+    elif isinstance(class_weights, Mapping):
+        given = _read_classes(class_weights, k)
+    return validate.example_weights(given, k, dtype, name="class_weights")[classes]
+
+
+def _balance(counts: np.ndarray) -> np.ndarray:
+    """`m / (k count)`, with k the number of classes that occur, as scikit-learn has it; 0 for the others."""
+    return counts.sum() / (counts > 0).sum() / np.maximum(counts, 1) * (counts > 0)
+
+
+def _read_classes(given: Mapping[Any, Any], k: int) -> np.ndarray:
+    """The weights of a dict by class; 1 for a class that it does not name."""
+    weights = np.ones(k)
+    for c, weight in given.items():
+        number = validate.whole(c, "a class of class_weights", least=0)
+        if number >= k:
+            raise ValueError(f"class_weights has the class {c}, expected classes 0 to {k - 1}")
+        weights[number] = validate.number(weight, f"class_weights[{c}]", least=0)
+    return weights
+
+
+def _weigh_classes(how: Reading, given: SimpleNamespace, training: tuple, axes: tuple) -> tuple[tuple, tuple]:
+    """The training set with `class_weights` in its weights, each member's by its own labels."""
+    (X, Y, weights), (axis_X, axis_Y, axis_weights) = training, axes
+    if isinstance(given.class_weights, str) and processes.are_several(given.mesh):
+        raise ValueError(
+            "class_weights is a name, which counts one process's examples, expected a number for each class"
+        )
+    weigh = lambda labels: weigh_classes(how.net, given.class_weights, labels, how.dtype)
+    each = weigh(Y) if axis_Y is None else jnp.stack([weigh(labels) for labels in Y])
+    if weights is not None:
+        each = jnp.broadcast_to(each, jnp.broadcast_shapes(each.shape, weights.shape))
+        each = jnp.broadcast_to(weights, each.shape) * each
+    if validate.concrete(each) and bool((each.sum(-1) == 0).any()):
+        raise ValueError("class_weights leave no example a weight above 0, expected some")
+    return (X, Y, each), (axis_X, axis_Y, None if each.ndim == 1 else 0)
 
 
 def check_augment(how: Reading, augment: Any, X: Any) -> None:

@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
+
+from jaxmlp import paths
 
 
 class Report(Protocol):
@@ -21,10 +25,31 @@ def check_outputs(callback: Any, log: Any, checkpoints: Any) -> None:
     """Refuses a callback that cannot be called, and a file or folder that cannot be written, before the run starts."""
     if callback is not None:
         _check_callback(callback)
-    if log is not None and Path(log).is_dir():
-        raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
-    if checkpoints is not None and Path(checkpoints).exists() and not Path(checkpoints).is_dir():
-        raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
+    if log is not None:
+        path = paths.check(log, "log")
+        _check_writable(path, path.parent, "log")
+        if path.is_dir():
+            raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
+    if checkpoints is not None:
+        path = paths.check(checkpoints, "checkpoints")
+        _check_writable(path, path, "checkpoints")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
+
+
+def _check_writable(path: Path, folder: Path, argument: str) -> None:
+    """Refuses a path in a folder that is not there and cannot be made: a run makes the folders that it needs."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # such as a name that is too long, or a link to itself
+        raise ValueError(
+            f"{argument} is {str(path)!r}: {error.strerror}; expected a path that can be written"
+        ) from None
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if there != path and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"{argument} is {str(path)!r}, but {there} is no folder to write to, expected one")
 
 
 def _check_callback(callback: Any) -> None:
@@ -80,27 +105,36 @@ def append_json(path: str | Path, unit: str, done: int | None) -> Iterator[Calla
     """Yields the function that appends a row as one line.
 
     On resuming (`done` is then a number), lines at the end of the file after epoch `done` are dropped: the run writes
-    them again. All others stay.
+    them again. All others stay. A file that is no text is refused, lest a run write into it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = list(lines)
-    while done is not None and kept and _read_unit(kept[-1], unit) > done:
-        kept.pop()
-    if kept != lines:
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(line + "\n" for line in kept))
-        part.replace(path)
-    with path.open("a") as file:
-        if file.tell() and not path.read_text().endswith("\n"):
-            file.write("\n")  # ends a line torn by a kill
+    path = paths.check(path, "log")
+    with paths.name_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    end, torn = _find_end(path, unit, done) if path.is_file() else (None, False)
+    with paths.name_errors(path):
+        if end is not None:
+            os.truncate(path, end)
+        file = path.open("a", encoding="utf-8")
 
-        def write(row: dict[str, Any]) -> None:
+    def write(row: dict[str, Any]) -> None:
+        with paths.name_errors(path):
             file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
             file.flush()
 
+    with file:
+        if torn:
+            file.write("\n")  # ends a line torn by a kill
         yield write
+
+
+def _find_end(path: Path, unit: str, done: int | None) -> tuple[int | None, bool]:
+    """Where the lines that stay end, if others follow them, and whether the last one that stays has no end."""
+    place, end, torn = 0, 0, False
+    for line in paths.read_lines(path):
+        place += len(line.encode())
+        if done is None or not _read_unit(line, unit) > done:
+            end, torn = place, not line.endswith(("\n", "\r"))
+    return (None if end == place else end), torn
 
 
 def _plain(value: Any) -> Any:
@@ -113,6 +147,7 @@ def _plain(value: Any) -> Any:
 def _read_unit(line: str, unit: str) -> float:
     """A row's epoch: infinity for a line torn by a kill, minus infinity for a line that no run wrote."""
     try:
-        return json.loads(line)[unit]
-    except (ValueError, KeyError, TypeError):
-        return float("inf") if line.startswith(f'{{"{unit}"') else float("-inf")
+        number = json.loads(line)[unit]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf if line.startswith(f'{{"{unit}"') else -math.inf
+    return number if isinstance(number, int | float) and not isinstance(number, bool) else -math.inf

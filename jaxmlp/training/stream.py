@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import validate
+from jaxmlp import arrays, validate
 from jaxmlp.network import MLP
 from jaxmlp.training import processes, sharding
 from jaxmlp.training.examples import Reading
@@ -48,13 +48,15 @@ class Opened:
 def check(data: Any) -> Stream:
     """Returns `data` if it can be read once an epoch."""
     expected = "expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
-    if hasattr(data, "shape") or isinstance(data, str | bytes | dict):
+    if not isinstance(data, Iterable) and hasattr(data, "__getitem__"):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which gives examples one by one; expected batches (X, Y), "
+            "such as a loader: torch.utils.data.DataLoader(data, batch_size=64)"
+        )
+    if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, str | bytes | dict):
         raise ValueError(f"data is a {type(data).__name__}, {expected}")
     if isinstance(data, list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
         raise ValueError(f"data is a list of two arrays, {expected}")
-    if not isinstance(data, Iterable):
-        hint = "; a Dataset needs a loader of its batches" if hasattr(data, "__getitem__") else ""
-        raise ValueError(f"data is a {type(data).__name__}, {expected}{hint}")
     if isinstance(data, Iterator):
         raise ValueError(
             f"data is a {type(data).__name__}, which can be read only once; expected an object whose iterator starts "
@@ -192,7 +194,8 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         kind = f"{len(given)} things" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
         raise ValueError(f"data: batch {number} is {kind}, expected (X, Y) or (X, Y, weights); arrays go into a tuple")
-    X, Y, *weights = (np.asarray(array) for array in given)
+    X, Y, *weights = (arrays.for_jax(array, f"data: {name} of batch {number}")
+                      for name, array in zip(("X", "Y", "weights"), given, strict=False))  # fmt: skip
     Y = Y.astype(np.uint8) if Y.dtype == bool else Y
     form = X.shape[1:], X.dtype
     if form not in seen or not _is_plainly_fine(how.net, X, Y):
