@@ -1,6 +1,5 @@
 """The backward pass, by hand: the start of an error signal, its recursion down the layers, and the trace it leaves."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jaxmlp import norms, readouts, rules, validate
 from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.readouts import Trace
 from jaxmlp.rule import Down, Rule
 from jaxmlp.validate import Examples, Given, Preprocess
@@ -113,7 +113,7 @@ def backward(
 
 
 # Jitted inside other jitted functions, too: XLA then rounds a step alike, whatever else its program reads from a trace.
-@partial(jax.jit, static_argnames=("net", "rule"))
+@compiled("net", "rule")
 def trace_of(
     net: MLP,
     params: Params,
@@ -195,7 +195,7 @@ def backprop(
     return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+@compiled("net", "preprocess", "rule")
 def _backprop(net, params, examples, preprocess, rule, rule_state):
     X = network_inputs(examples.X, preprocess, params[0].W.dtype)
     return trace_of(net, params, X, examples.Y, examples.masks, rule, rule_state)
@@ -238,7 +238,7 @@ def value_and_grad(
     return _value_and_grad(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+@compiled("net", "preprocess", "rule")
 def _value_and_grad(net, params, examples, preprocess, rule, rule_state):
     examples = examples._replace(X=network_inputs(examples.X, preprocess, params[0].W.dtype))
     losses, _, grads = gradient_pass(net, params, examples, rule, rule_state)

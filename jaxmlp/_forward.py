@@ -1,6 +1,5 @@
 """One example through the network, the tape it leaves, and the cost, which is plain JAX."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float, Num, Shaped
 from jaxmlp import norms, validate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.validate import Given, Preprocess
 
 # Dropout: a mask (n_l,) of 0 and 1/keep for the inputs and one for each hidden layer; a batch's are (m, n_l).
@@ -135,7 +135,7 @@ def predict(
     return _predict(net, params, X, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _predict(net, params, X, preprocess):
     X = network_inputs(X, preprocess, params[0].W.dtype)
     return jax.vmap(lambda x: propagate(net, params, x)[0])(X)
@@ -170,7 +170,7 @@ def cost(
     return _cost(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _cost(net, params, examples, preprocess):
     X, Y, weights, masks = examples
     losses, _ = batch_losses(net, params, network_inputs(X, preprocess, params[0].W.dtype), Y, masks)

@@ -26,6 +26,7 @@ from jaxmlp.differences import compare_differences
 from jaxmlp.gradient_mistakes import name_mistakes
 from jaxmlp.gradient_votes import Vote, vote
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 from jaxmlp.rounding import bound_rounding
 from jaxmlp.rules import Rule
 from jaxmlp.validate import Given, Preprocess
@@ -154,13 +155,13 @@ def _compute_by_hand(net, params, X, Y, weights, masks, backward: GradientFuncti
     return tuple(Layer(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _differentiate(net, params, X, Y, weights, masks) -> Params:
     """The gradient by `jax.grad`."""
     return jax.grad(lambda p: cost(net, p, X, Y, weights=weights, masks=masks))(params)
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _differentiate_tails(net, params, pre_activations, Y, masks) -> list[Array]:
     """`jax.grad(tail_loss)` at each layer, for each example."""
     at = lambda layer: lambda z, y, mask: jax.grad(partial(tail_loss, net, params, layer))(z, y, mask)

@@ -1,7 +1,6 @@
 """Large batches in bounded memory: the trace of a chunk at a time."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxmlp import norms, rules, validate
 from jaxmlp._backward import trace_of
 from jaxmlp._forward import Masks, network_inputs
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.rule import Rule
 from jaxmlp.validate import Examples, Given, Preprocess
 
@@ -56,7 +56,7 @@ def in_chunks(
     return _in_chunks(readout, net, params, examples, size, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("readout", "net", "size", "preprocess", "rule"))
+@compiled("readout", "net", "size", "preprocess", "rule")
 def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_state):
     def part(chunk: Examples) -> tuple[Any, Array]:
         X, Y, weights, masks = chunk

@@ -6,7 +6,6 @@ Gauss-Newton products.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jaxmlp import norms, validate
 from jaxmlp._backward import output_delta, recur
 from jaxmlp._forward import Tape, network_inputs, propagate
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 from jaxmlp.readouts import mean_of_products, narrow
 from jaxmlp.starts import hessian_root, is_canonical, loss_curvature
 from jaxmlp.validate import Given, Preprocess
@@ -58,7 +58,7 @@ def ggnvp(
     return _ggnvp(net, params, examples, _check_direction(net, params, v), preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggnvp(net, params, examples, v, preprocess):
     def example(x, y):
         _, tape = propagate(net, params, x)
@@ -104,7 +104,7 @@ def hvp(
     return _hvp(net, params, examples, v, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _hvp(net, params, examples, v, preprocess):
     def example(x, y):
         _, tape = propagate(net, params, x)

@@ -15,11 +15,12 @@ from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.rule import Rule
 
 
 @takes_network
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     """`f(params, x) -> y_hat`, a function whose derivative in `params` and `x` is the hand-written recursion.
 
@@ -80,12 +81,12 @@ def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     return function
 
 
-@functools.partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _propagate(net: MLP, params: Params, X: Float[Array, "m i"]) -> tuple[Float[Array, "m k"], Tape]:
     return jax.vmap(lambda x: propagate(net, params, x))(X)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "rule"))
+@compiled("net", "rule")
 def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangent: Float[Array, "m k"]):
     """The cotangent of `params`, summed over the examples, and the cotangent of each example."""
 

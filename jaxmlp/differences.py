@@ -5,7 +5,6 @@ hand agree against the difference, finer steps look for a kink that nothing name
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxtyping import Array
 
 from jaxmlp._forward import cost, forward
 from jaxmlp.check_report import Comparison, compare
+from jaxmlp.programs import compiled
 
 TOLERANCE = 1e-7
 FINER = 8  # the ratio of two steps that look for a kink
@@ -88,7 +88,7 @@ def central_difference(f: Callable[[Array], Array], theta: Array, step: float | 
     return (f(theta + step) - f(theta - step)) / (2 * step)
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _take_differences(net, params, X, Y, weights, masks, index, step):
     """For each entry `index` of the flat parameters: the central difference, the cost a step above, and whether the
     step crosses a kink that an activation names."""

@@ -19,6 +19,7 @@ from jaxmlp._backward import output_delta
 from jaxmlp._forward import Tape, tail_loss
 from jaxmlp.activations import Activation
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 from jaxmlp.readouts import Trace
 
 STEP = 1e-5  # of the differences; a kink has the same two slopes at STEP / FINER
@@ -80,14 +81,14 @@ def vote(net: MLP, params: Params, trace: Trace, Y: Array, weights: Any, masks: 
     return Vote(tuple(gradients), signals[0], autodiff, by_hand)
 
 
-@partial(jax.jit, static_argnames="f")
+@compiled("f")
 def _measure_activation(f: Activation, z: Array) -> Slopes:
     """The slopes of a hidden activation."""
     slope = lambda z, by, _: jax.vjp(f.f, z + by)[1](jnp.ones_like(z))[0]
     return _probe(z, f.df(z), lambda z, by, _: f.f(z + by), slope, None)
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _measure_loss(net: MLP, params: Params, z: Array, Y: Array) -> Slopes:
     """The slopes of the loss as a function of `z^K`."""
     loss, units = partial(tail_loss, net, params, net.depth), jnp.eye(net.sizes[-1])

@@ -3,7 +3,7 @@
 Below, l is the hidden layer that an error arrives at; the error comes from layer l+1.
 """
 
-import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,9 +120,14 @@ def check_state(net: MLP, rule: Rule, state: tuple[Any, ...] | None) -> tuple[An
     return tuple(state)
 
 
-@functools.cache
+_states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by the rule's `init`, then by the network
+
+
 def _example_state(net: MLP, rule: Rule) -> tuple[Any, ...]:
-    return jax.eval_shape(lambda: rule.start(net, jax.random.key(0)))
+    of_rule = _states.setdefault(rule.init, weakref.WeakKeyDictionary())
+    if net not in of_rule:
+        of_rule[net] = jax.eval_shape(lambda: rule.start(net, jax.random.key(0)))
+    return of_rule[net]
 
 
 def _shapes(state: Any) -> Any:

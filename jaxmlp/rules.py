@@ -28,7 +28,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Rule])
 
 def _cache_by_options(factory: Factory) -> Factory:
     """Equal options give the same object: a rule is static under `jit`, so another object would compile again."""
-    signature, make = inspect.signature(factory), functools.cache(factory)
+    signature, make = inspect.signature(factory), functools.lru_cache(maxsize=128)(factory)
 
     @functools.wraps(factory)
     def rule(*args, **kwargs):

@@ -19,6 +19,7 @@ from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, network_inputs, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 from jaxmlp.validate import Given, Preprocess
 
 Start = Callable[[MLP, Tape, Array], Float[Array, "c k"]]
@@ -104,7 +105,7 @@ def ggn_diagonal(
     return _ggn_diagonal(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggn_diagonal(net, params, examples, preprocess):
     inputs, columns = _columns(net, params, examples.X, examples.Y, preprocess, hessian_root)
     squares = tuple(jnp.sum(delta, axis=1) for delta in readouts.squares(columns))
@@ -139,7 +140,7 @@ def ggn_blocks(
     return _ggn_blocks(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggn_blocks(net, params, examples, preprocess):
     X, Y, weights, _ = examples
     inputs, columns = _columns(net, params, X, Y, preprocess, hessian_root)
@@ -210,7 +211,7 @@ def ntk(
     return sum(kernel[1:], kernel[0])
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _output_columns(net, params, X, preprocess):
     return _columns(net, params, X, jnp.zeros(X.shape[0], int), preprocess, unit_rows)
 
