@@ -14,6 +14,7 @@ import numpy as np
 import jaxmlp as jm
 from jaxmlp import activations, losses
 
+Complex = Any  # an array of NumPy's clongdouble, whose parts pyright does not know
 STEP = np.longdouble("1e-100")
 EPS = 2.0**-52
 HIDDEN = tuple(name for name in activations.NAMED if name != "softmax")
@@ -89,8 +90,8 @@ def differentiate(problem: Problem) -> tuple[float, list[np.ndarray]]:
     return float(J[0].real), [g.reshape(leaf.shape) for g, leaf in zip(gradient, leaves, strict=True)]
 
 
-def _cost(problem: Problem, leaves: list[np.ndarray]) -> np.ndarray:
-    net, z = problem.net, np.zeros(0)
+def _cost(problem: Problem, leaves: list[Complex]) -> Complex:
+    net, z = problem.net, None
     a = np.asarray(problem.X, np.clongdouble)[None]
     for l, (W, b) in enumerate(zip(leaves[::2], leaves[1::2], strict=True)):
         a = a if problem.masks is None else problem.masks[l][None] * a
@@ -101,7 +102,7 @@ def _cost(problem: Problem, leaves: list[np.ndarray]) -> np.ndarray:
     return each @ np.asarray(w, np.longdouble) / np.sum(w, dtype=np.longdouble)
 
 
-def _apply(name: str, z: np.ndarray) -> np.ndarray:
+def _apply(name: str, z: Complex) -> Complex:
     """An activation by its textbook formula; branches look at the real part."""
     positive = z.real > 0
     small = np.exp(np.where(positive, -z, z))  # at most 1
@@ -127,7 +128,7 @@ def _apply(name: str, z: np.ndarray) -> np.ndarray:
     }[name]()
 
 
-def _loss(output: str, loss: str, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _loss(output: str, loss: str, z: Complex, y: np.ndarray) -> Complex:
     if loss == "squared_error":
         return np.sum((_apply(output, z) - y) ** 2, axis=-1) / 2
     if output == "sigmoid":
