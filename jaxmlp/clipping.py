@@ -102,7 +102,7 @@ def _clip(
     length = per_example_norms(trace)
     longer = length > max_norm
     factor = jnp.where(longer, max_norm / jnp.where(longer, length, 1), 1)
-    factor = (factor if weights is None else weights * factor)[:, None]
+    factor = (factor if weights is None else norms.widen(weights) * factor)[:, None]
     counted = jnp.isfinite(length)[:, None]
     drop = lambda array: jnp.where(counted, array, 0)
     return tuple(drop(factor * norms.widen(delta)) for delta in trace.deltas), tuple(map(drop, trace.inputs))

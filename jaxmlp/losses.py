@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxmlp import activations
 from jaxmlp.activations import Activation
+from jaxmlp.norms import widen
 from jaxmlp.pickling import Description
 from jaxmlp.validate import Given
 
@@ -146,7 +147,7 @@ squared_error = Loss(
     d2f=lambda y_hat, y: jnp.ones_like(y_hat),
     canonical=activations.identity,
     root=lambda y_hat: jnp.eye(y_hat.shape[0], dtype=y_hat.dtype),
-    sample=lambda key, y_hat: y_hat + jax.random.normal(key, y_hat.shape, y_hat.dtype),
+    sample=lambda key, y_hat: y_hat + jax.random.normal(key, y_hat.shape, widen(y_hat).dtype).astype(y_hat.dtype),
 )
 binary_cross_entropy = Loss(
     "binary_cross_entropy",
@@ -158,7 +159,7 @@ binary_cross_entropy = Loss(
     canonical=activations.sigmoid,
     from_z=_of_both.f,  # z are sigmoid's log odds
     root=lambda a: jnp.diag(jnp.sqrt(a * (1 - a))),
-    sample=lambda key, a: jax.random.bernoulli(key, a).astype(a.dtype),
+    sample=lambda key, a: jax.random.bernoulli(key, widen(a)).astype(a.dtype),  # float16 has few numbers to draw
     of_log_odds=_of_both,
 )
 cross_entropy = Loss(
@@ -171,7 +172,7 @@ cross_entropy = Loss(
     canonical=activations.softmax,
     from_z=lambda z, y: -jnp.sum(_times(y, jax.nn.log_softmax(z))),
     root=lambda p: jnp.sqrt(p)[:, None] * (jnp.eye(p.shape[0], dtype=p.dtype) - p[None]),
-    sample=lambda key, p: jax.random.categorical(key, jnp.log(p)),
+    sample=lambda key, p: jax.random.categorical(key, jnp.log(widen(p))),
     of_log_odds=_of_class,
 )
 

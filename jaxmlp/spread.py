@@ -79,7 +79,7 @@ def noise_scale(trace: Trace) -> Float[Array, ""]:
         return jnp.maximum(spread, 0), jnp.sum(W**2) + jnp.sum(b**2)
 
     each = [layer(delta, a) for delta, a in zip(deltas.arrays, inputs.arrays, strict=True)]
-    V, N = (sum(column[1:], column[0]) for column in zip(*each, strict=True))
+    V, N = (jnp.sum(jnp.stack(column)) for column in zip(*each, strict=True))
     return m * V / ((m - 1) * N - V)
 
 

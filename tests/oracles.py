@@ -137,15 +137,18 @@ def exact_loss(output, loss, z, y):
         log = lambda weight, v: weight * v.ln() if weight else decimal.Decimal(0)
         over = lambda weight, v: weight / v if weight else decimal.Decimal(0)
         if loss == "squared_error":
-            value, df = sum((v - t) ** 2 for v, t in zip(a, y)) / 2, [v - t for v, t in zip(a, y)]
+            value, df = (
+                sum((v - t) ** 2 for v, t in zip(a, y, strict=True)) / 2,
+                [v - t for v, t in zip(a, y, strict=True)],
+            )
         else:
             both = loss == "binary_cross_entropy"
             no = [(1 - t) * both for t in y]
-            value = -sum(log(t, v) + log(u, r) for t, u, v, r in zip(y, no, a, rest))
-            df = [over(u, r) - over(t, v) for t, u, v, r in zip(y, no, a, rest)]
+            value = -sum(log(t, v) + log(u, r) for t, u, v, r in zip(y, no, a, rest, strict=True))
+            df = [over(u, r) - over(t, v) for t, u, v, r in zip(y, no, a, rest, strict=True)]
         if output == "softmax":
             jacobian = lambda i, j: a[i] * rest[i] if i == j else -a[i] * a[j]
             delta = [sum(df[i] * jacobian(i, j) for i in range(len(z))) for j in range(len(z))]
         else:
-            delta = [d * v * r for d, v, r in zip(df, a, rest)]
+            delta = [d * v * r for d, v, r in zip(df, a, rest, strict=True)]
         return float(value), [float(d) for d in delta]

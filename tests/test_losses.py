@@ -194,3 +194,16 @@ def test_an_own_loss_with_constants_of_numpy_keeps_the_dtype():
         params = jm.init(net, jax.random.key(0), dtype=jnp.float32)
         J, grads = jm.value_and_grad(net, params, np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves((J, grads))} == {jnp.dtype("float32")}
+
+
+def test_labels_of_half_precision_outputs_are_drawn_in_float32():
+    """float16 draws 1,024 uniform numbers: a probability of 2e-4 would be one of 1e-3."""
+    draw = lambda loss, row: np.asarray(
+        jax.vmap(loss.sample, (0, None))(jax.random.split(jax.random.key(0), 200_000), jnp.asarray(row, jnp.float16)),
+        np.float64,
+    )
+    rare = draw(losses.binary_cross_entropy, [2e-4]).mean()
+    assert rare == pytest.approx(2e-4, abs=1.5e-4)
+    assert (draw(losses.cross_entropy, [2e-4, 1]) == 0).mean() == pytest.approx(2e-4, abs=1.5e-4)
+    noise = draw(losses.squared_error, [0.0])
+    assert noise.std() == pytest.approx(1, rel=0.01) and abs(noise).max() > 4
