@@ -59,15 +59,16 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         Y_hat = jm.predict(net, result.params, X_test, preprocess=scale_pixels)
         test = float(metrics.accuracy(Y_hat, Y_test))
         histories[f"key {seed}"] = result.history
-        rows.append({"key": seed, "best epoch": result.best_epoch, "train": result.history["accuracy"][-1],
-                     "validation": result.history["validation_accuracy"].max(), "test": test,
+        best = result.best_epoch  # the least validation cost; every column is of this epoch
+        train, dev = (result.history[name][best - 1] for name in ("accuracy", "validation_accuracy"))
+        rows.append({"key": seed, "best epoch": best, "train": train, "validation": dev, "test": test,
                      "seconds": seconds})  # fmt: skip
         columns = {name: column for name, column in result.history.items() if column.ndim == 1}
         out.numbers(f"history_{seed}", columns)
     assert result is not None
     mean = float(np.mean([row["test"] for row in rows]))
     share = ("train", "validation", "test")
-    out.table("accuracy", [{k: f"{v:.2%}" if k in share else f"{v:.3g}" for k, v in row.items()} for row in rows])
+    out.table("accuracy at the best epoch, that of the least validation cost", [{k: f"{v:.2%}" if k in share else f"{v:.3g}" for k, v in row.items()} for row in rows])
     out.say(f"test accuracy {mean:.2%}, mean of {keys} (deviation {np.std([row['test'] for row in rows]):.2%})")
     counts = np.asarray(metrics.confusion_matrix(Y_hat, Y_test))
     names = [pictures.classes[d] for d in settings.digits] or list(pictures.classes)
