@@ -2,7 +2,8 @@
 
 The settings were chosen with 50,000 training and 10,000 held-out examples; `--held-out 10000` repeats this. The final
 runs train on all 60,000 examples and score the weights of the last epoch on the test set, never the best epoch there.
-Expect every row to reach its score; where one does not, the exit status is 1. The error of a single run, about 1%, has a sampling noise of 0.1 points.
+Expect every row to reach its score; otherwise the exit status is 1. The error of a single run, about 1%, has a sampling
+noise of 0.1 points.
 """
 
 import time

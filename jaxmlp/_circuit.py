@@ -108,7 +108,9 @@ class Circuit:
         """One line; the table is `str(circuit)`."""
         shown = ", ".join(f"{row.wire}={format_array(row.upstream)}" for row in self.rows[:5] if not row.gate)
         more = ", .." if sum(not row.gate for row in self.rows) > 5 else ""
-        return f"Circuit(value={format_array(np.asarray(self.value))}, {len(self.gates)} gates, gradients {shown}{more})"
+        return (
+            f"Circuit(value={format_array(np.asarray(self.value))}, {len(self.gates)} gates, gradients {shown}{more})"
+        )
 
     def __str__(self) -> str:
         cells = [("wire", "gate", "inputs", "value", "local gradients", "upstream gradient")]

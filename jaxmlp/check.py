@@ -57,10 +57,10 @@ def check_gradients(
     The tolerance of autodiff is 1e-12 in float64, 1e-5 in float32, and 2e-2 where `net.products` rounds the products;
     the differences then use exact products. The error signals `delta^l` are compared with `jax.grad(tail_loss)`.
 
-    Where autodiff contradicts the gradient by hand, each activation and the loss are differentiated by all three routes,
-    entry by entry, and two routes outvote the third. If autodiff is alone (it rounds, or takes another subgradient at a
-    kink), the gradient by hand passes, and the report says where. Any slope between those on the two sides of a kink
-    is right.
+    Where autodiff contradicts the gradient by hand, each activation and the loss are differentiated by all three
+    routes, entry by entry, and two routes outvote the third. If autodiff is alone (it rounds, or takes another
+    subgradient at a kink), the gradient by hand passes, and the report says where. Any slope between those on the two
+    sides of a kink is right.
 
     Args:
         net: the network.
@@ -114,7 +114,8 @@ def check_gradients(
         rows, voted, mistakes = [compare(*pair, tolerance) for pair in compared], None, ()
         if not all(row.passed for row in rows):
             voted = vote(net, params, trace, Y, weights, masks)
-            rows = [row if row.passed else _overrule(*pair, tolerance, voted) for row, pair in zip(rows, compared)]
+            for k, pair in enumerate(compared):
+                rows[k] = rows[k] if rows[k].passed else _overrule(*pair, tolerance, voted)
             expected = voted.gradients[0]
         wrong = {row.name: row.layer for row in rows if not row.passed and row.array != "delta"}
         if voted and wrong:

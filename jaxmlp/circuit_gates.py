@@ -31,7 +31,9 @@ def _multiply_entries(local, upstream, *inputs, **_):
 
 def _route_entries(local, upstream, *inputs, **_):
     """The same for local gradients of 1 and 0: what was not chosen gets 0, whatever comes from upstream."""
-    routed = [None if l is None else np.where(l, upstream, 0).astype(x.dtype) for l, x in zip(local, inputs, strict=True)]
+    routed = [
+        None if l is None else np.where(l, upstream, 0).astype(x.dtype) for l, x in zip(local, inputs, strict=True)
+    ]
     return [r if r is None else _sum_onto(x, r) for r, x in zip(routed, inputs, strict=True)]
 
 

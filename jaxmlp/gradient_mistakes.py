@@ -138,7 +138,9 @@ def _guess_factor(problem: Problem, grads, expected, wrong):
     if c is None or flat.size < 2 or not (sentence := _describe_factor(c, problem[2].shape[0])):
         return ()
     each = [(e.any(), _is_near(g, c * e)) for _, g, e in _pair_arrays(grads, expected)]
-    return (f"{sentence}, in every array",) if all(near for _, near in each) and sum(any_ for any_, _ in each) > 1 else ()
+    return (
+        (f"{sentence}, in every array",) if all(near for _, near in each) and sum(any_ for any_, _ in each) > 1 else ()
+    )
 
 
 def _guess_factors_by_array(problem: Problem, grads, expected, wrong):

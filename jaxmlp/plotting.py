@@ -96,7 +96,7 @@ def set_log_scale(ax: Any, values: Any) -> None:
     ax.axhline(0, color="gray", linewidth=0.6)
 
 
-def set_log_ticks(axis: Any, most: int = 5) -> None:
+def set_log_ticks(axis: Any, most: int = 4) -> None:
     """Labels a logarithmic axis at a few round numbers, also where it spans less than a decade.
 
     Args:
@@ -160,8 +160,9 @@ def curves(histories: Any) -> Figure:
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if quantity == "cost":
-            set_log_scale(ax, np.concatenate([line.get_ydata() for line in ax.lines]))
+        values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+        if quantity == "cost" and not (values < 0).any():
+            set_log_scale(ax, values)
         ax.grid(alpha=0.3)
     if len(named) <= 4:
         axes[0][-1].legend(fontsize="small")
