@@ -107,13 +107,12 @@ def check_gradients(
         grads = _compute_by_hand(net, params, *problem, backward)
         expected = _differentiate(net, params, *problem)
         rounding, delta_rounding = bound_rounding(net, params, *problem)
-        trace = backprop(net, params, X, Y, masks=masks)
         compared = _pair_gradients(grads, expected, rounding)
         if backward is None:
-            compared += _pair_deltas(net, params, trace, Y, masks, delta_rounding)
+            compared += _pair_deltas(net, params, X, Y, masks, delta_rounding)
         rows, voted, mistakes = [compare(*pair, tolerance=tolerance) for pair in compared], None, ()
         if not all(row.passed for row in rows):
-            voted = vote(net, params, trace, Y, weights, masks)
+            voted = vote(net, params, backprop(net, params, X, Y, masks=masks), Y, weights, masks)
             for k, pair in enumerate(compared):
                 rows[k] = rows[k] if rows[k].passed else _overrule(*pair, tolerance=tolerance, voted=voted)
             expected = voted.gradients[0]
@@ -177,8 +176,9 @@ def _pair_gradients(grads, expected, rounding) -> list[Any]:
     ]
 
 
-def _pair_deltas(net, params, trace, Y, masks, rounding) -> list[Any]:
+def _pair_deltas(net, params, X, Y, masks, rounding) -> list[Any]:
     """The error signals of each layer by hand and by autodiff."""
+    trace = backprop(net, params, X, Y, masks=masks)
     expected = _differentiate_tails(net, params, trace.pre_activations, Y, masks)
     pairs = zip(trace.deltas, expected, rounding, strict=True)
     return [(layer, "delta", *pair) for layer, pair in enumerate(pairs, start=1)]
