@@ -58,10 +58,10 @@ def check_gradients(
     The tolerance of autodiff is 1e-12 in float64, 1e-5 in float32, and 2e-2 where `net.products` rounds the products;
     the differences then use exact products. The error signals `delta^l` are compared with `jax.grad(tail_loss)`.
 
-    Where autodiff contradicts the gradient by hand, each activation and the loss are differentiated by all three routes,
-    entry by entry, and two routes outvote the third. If autodiff is alone (it rounds, or takes another subgradient at a
-    kink), the gradient by hand passes, and the report says where. Any slope between those on the two sides of a kink
-    is right.
+    Where autodiff contradicts the gradient by hand, each activation and the loss are differentiated by all three
+    routes, entry by entry, and two routes outvote the third. If autodiff is alone (it rounds, or takes another
+    subgradient at a kink), the gradient by hand passes, and the report says where. Any slope between those on the two
+    sides of a kink is right.
 
     Args:
         net: the network.
@@ -108,14 +108,14 @@ def check_gradients(
         grads = _compute_by_hand(net, params, *problem, backward)
         expected = _differentiate(net, params, *problem)
         rounding, delta_rounding = bound_rounding(net, params, *problem)
-        trace = backprop(net, params, X, Y, masks=masks)
         compared = _pair_gradients(grads, expected, rounding)
         if backward is None:
-            compared += _pair_deltas(net, params, trace, Y, masks, delta_rounding)
-        rows, voted, mistakes = [compare(*pair, tolerance) for pair in compared], None, ()
+            compared += _pair_deltas(net, params, X, Y, masks, delta_rounding)
+        rows, voted, mistakes = [compare(*pair, tolerance=tolerance) for pair in compared], None, ()
         if not all(row.passed for row in rows):
-            voted = vote(net, params, trace, Y, weights, masks)
-            rows = [row if row.passed else _overrule(*pair, tolerance, voted) for row, pair in zip(rows, compared)]
+            voted = vote(net, params, backprop(net, params, X, Y, masks=masks), Y, weights, masks)
+            for k, pair in enumerate(compared):
+                rows[k] = rows[k] if rows[k].passed else _overrule(*pair, tolerance=tolerance, voted=voted)
             expected = voted.gradients[0]
         wrong = {row.name: row.layer for row in rows if not row.passed and row.array != "delta"}
         if voted and wrong:
@@ -124,7 +124,7 @@ def check_gradients(
         with jax.enable_x64(True):
             params64, *problem64 = jax.tree.map(_widen, (params, *problem))
             exact = replace(net, products=None)
-            grads64 = _compute_by_hand(exact, params64, *problem64, backward)
+            grads64 = _compute_by_hand(exact, params64, *problem64, backward=backward)
             rows += compare_differences(exact, params64, problem64, grads64, step, entries, wrong)
         distances = () if rule is rules.backprop else _measure_distances(net, params, *problem, rule, rule_state)
     overruled = voted.autodiff_alone if voted and any(row.alone for row in rows) else ()
@@ -168,7 +168,7 @@ def _differentiate_tails(net, params, pre_activations, Y, masks) -> list[Array]:
     return [jax.vmap(at(layer))(z, Y, masks) for layer, z in enumerate(pre_activations, start=1)]
 
 
-def _pair_gradients(grads, expected, rounding) -> list[tuple[Any, ...]]:
+def _pair_gradients(grads, expected, rounding) -> list[Any]:
     """W and b of each layer by hand and by autodiff."""
     return [
         (layer, array, getattr(g, array), getattr(e, array), getattr(r, array))
@@ -177,8 +177,9 @@ def _pair_gradients(grads, expected, rounding) -> list[tuple[Any, ...]]:
     ]
 
 
-def _pair_deltas(net, params, trace, Y, masks, rounding) -> list[tuple[Any, ...]]:
+def _pair_deltas(net, params, X, Y, masks, rounding) -> list[Any]:
     """The error signals of each layer by hand and by autodiff."""
+    trace = backprop(net, params, X, Y, masks=masks)
     expected = _differentiate_tails(net, params, trace.pre_activations, Y, masks)
     pairs = zip(trace.deltas, expected, rounding, strict=True)
     return [(layer, "delta", *pair) for layer, pair in enumerate(pairs, start=1)]

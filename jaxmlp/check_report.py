@@ -47,7 +47,8 @@ def error(got: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
     if got.shape != expected.shape:
         return np.inf
     apart = float(np.linalg.norm(got - expected))
-    return apart and apart / float(np.max([np.linalg.norm(got), np.linalg.norm(expected), floor]))  # NaN stays NaN
+    norms = float(np.linalg.norm(got)), float(np.linalg.norm(expected))
+    return apart and apart / float(np.max([*norms, floor]))  # unlike Python's max, NumPy's keeps NaN
 
 
 def compare(

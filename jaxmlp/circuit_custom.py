@@ -6,6 +6,7 @@ is checked here: both carry the same gradients from the outputs back to the inpu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ class Call(NamedTuple):
                     raise ValueError(f"function calls {name!r}, which has a derivative of its own that is not the one "
                                      "of its gates here, expected functions whose two derivatives agree")  # fmt: skip
 
-    def _carry_back(self, outputs: list[Wire], starts: list[np.ndarray]) -> dict[Wire, np.ndarray]:
+    def _carry_back(self, outputs: list[Wire], starts: Sequence[Any]) -> dict[Wire, np.ndarray]:
         """The gradients of the inputs by the gates inside."""
         upstream: dict[Wire, np.ndarray] = {}
         for wire, start in zip(outputs, starts, strict=True):

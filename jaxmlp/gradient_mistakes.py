@@ -146,10 +146,10 @@ def _guess_factor(problem: Problem, grads, expected, wrong):
 def _guess_factors_by_array(problem: Problem, grads, expected, wrong):
     """Each wrong array is the right one times a constant. A single number needs another array with its constant."""
     factors = {name: (_find_factor(g, e), g.size) for name, g, e in _pair_arrays(grads, expected) if name in wrong}
-    proven = [c for c, size in factors.values() if c is not None and size > 1]
     found = []
     for name, (c, size) in factors.items():
-        if c is None or (size == 1 and not any(abs(c - other) <= CLOSE * abs(c) for other in proven)):
+        others = [other for rest, (other, _) in factors.items() if rest != name and other is not None]
+        if c is None or (size == 1 and not any(abs(c - other) <= CLOSE * abs(c) for other in others)):
             return ()
         if not (sentence := _describe_factor(c, problem[2].shape[0])):
             return ()
@@ -223,6 +223,9 @@ def _locate_by_elimination(net: MLP, wrong: Wrong) -> tuple[str, ...]:
     if f"b^{layer}" not in wrong:
         return (f"a stale layer: b^{layer} is right, so delta^{layer} is; W^{layer} is not, so the input it was "
                 f"multiplied with is not a^{layer - 1}, or a penalty was added",)  # fmt: skip
+    if layer > 1 and set(wrong.values()) == {layer}:
+        return (f"W^{layer} and b^{layer} alone: the layers below are right, so delta^{layer} is; its product with "
+                f"a^{layer - 1} and its mean are not",)  # fmt: skip
     if layer == net.depth:
         return (f"the start: delta^{layer} is not the loss's derivative in z^{layer}",)
     return (f"a stale layer: all above layer {layer} agree, so delta^{layer} was not carried down through "

@@ -31,14 +31,14 @@ NESTED = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
 class Slopes(NamedTuple):
-    """The derivative of one function at each of its inputs `(m, n)`, by every route."""
+    """The derivative of one function at each of its inputs `(m, n)`, by every route; JAX's arrays, then NumPy's."""
 
-    z: np.ndarray
-    by_hand: np.ndarray
-    autodiff: np.ndarray
-    noise: np.ndarray  # how far one rounding of each intermediate value moves autodiff's
-    beside: np.ndarray  # autodiff's just below and just above z, (2, m, n)
-    values: np.ndarray  # at z - STEP, z - STEP / FINER, z, z + STEP / FINER and z + STEP, (5, m, n)
+    z: Any
+    by_hand: Any
+    autodiff: Any
+    noise: Any  # how far one rounding of each intermediate value moves autodiff's
+    beside: Any  # autodiff's just below and just above z, (2, m, n)
+    values: Any  # at z - STEP, z - STEP / FINER, z, z + STEP / FINER and z + STEP, (5, m, n)
 
 
 class Vote(NamedTuple):

@@ -32,8 +32,8 @@ Params = tuple[Layer, ...]
 class MLP(Description):
     """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    The description holds no parameters; it is hashable and static under `jit`, a pytree without leaves. It can be copied
-    and pickled: the copy is equal to it and compiles nothing again.
+    The description holds no parameters; it is hashable, static under `jit`, and a pytree without leaves. A copy or an
+    unpickled one is equal to it, and compiles nothing again.
 
     Args:
         sizes: the widths `(n_0, .., n_K)`.

@@ -62,9 +62,9 @@ def _find(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _restore(cls: type, *values: Any) -> Any:
+def _restore(cls: Any, *values: Any) -> Any:
     """A description of these fields, which were checked when the first one was made."""
     made = cls.__new__(cls)
-    for field, value in zip(fields(cls), values, strict=True):  # pyright: ignore
+    for field, value in zip(fields(cls), values, strict=True):
         object.__setattr__(made, field.name, value)
     return made

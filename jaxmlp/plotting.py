@@ -76,15 +76,54 @@ def set_log_scale(ax: Any, values: Any) -> None:
         >>> ax.get_yscale()
         'symlog'
     """
-    sizes = np.asarray(values, float)
-    sizes = sizes[np.isfinite(sizes)]
-    if (sizes > 0).all():
-        ax.set_yscale("log")
+    drawn = np.asarray(values, float)
+    drawn = drawn[np.isfinite(drawn)]
+    if (drawn > 0).all():
+        ax.set_yscale("log" if drawn.size else "linear")
         return
-    largest = np.abs(sizes).max() or 1.0
-    smallest = np.abs(sizes, where=sizes != 0, out=np.full_like(sizes, largest)).min()
-    ax.set_yscale("symlog", linthresh=max(smallest, largest / 1000))
+    sizes = np.abs(drawn[drawn != 0])
+    largest = sizes.max(initial=0) or 1.0
+    least = 10.0 ** np.floor(np.log10(max(sizes.min(initial=largest), largest / 1000)))  # linear up to here
+    ax.set_yscale("symlog", linthresh=least)
+    if (drawn >= 0).all():
+        ax.set_ylim(bottom=-least / 5)
+    decades = least * 10.0 ** np.arange(np.ceil(np.log10(largest / least)) + 1)
+    decades = decades[:: -(-len(decades) // 3)]
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in (*-decades[::-1], 0.0, *decades) if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.yaxis.set_minor_formatter("")
     ax.axhline(0, color="gray", linewidth=0.6)
+
+
+def set_log_ticks(axis: Any, most: int = 4) -> None:
+    """Labels a logarithmic axis at a few round numbers, also where it spans less than a decade.
+
+    Args:
+        axis: `ax.xaxis` or `ax.yaxis`; on another scale than "log" nothing changes.
+        most: the largest number of labels.
+    Example:
+        >>> _, ax = jm.plotting.figure()
+        >>> _ = ax.set(xscale="log", xlim=(0.13, 0.61))
+        >>> jm.plotting.set_log_ticks(ax.xaxis)
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['0.2', '0.5']
+    """
+    low, high = axis.get_view_interval()
+    if axis.get_scale() != "log" or not 0 < low < high:
+        return
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks = np.asarray([])
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        ticks = np.sort(np.outer(decades, digits).ravel())
+        ticks = ticks[(low <= ticks) & (ticks <= high)]
+        if len(ticks) > 2:
+            break
+    if len(ticks) < 2:
+        ticks = np.unique([float(f"{tick:.3g}") for tick in np.geomspace(low, high, 5)[1:-1]])
+    ticks = ticks[:: -(-len(ticks) // most)]
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_formatter("")
 
 
 def curves(histories: Any) -> Figure:
@@ -121,8 +160,9 @@ def curves(histories: Any) -> Figure:
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if quantity == "cost":
-            set_log_scale(ax, np.concatenate([line.get_ydata() for line in ax.lines]))
+        values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+        if quantity == "cost" and not (values < 0).any():
+            set_log_scale(ax, values)
         ax.grid(alpha=0.3)
     if len(named) <= 4:
         axes[0][-1].legend(fontsize="small")

@@ -96,7 +96,7 @@ def test_patience_ends_the_run(params):
 
 @loose
 def test_steps_with_replacement_return_the_best_not_the_last(params):
-    """MATH row 23: T steps, each on one example drawn with replacement, step sizes eta_1..eta_T."""
+    """Row 23 of the notes' systems: T steps, each on one example drawn with replacement, step sizes eta_1..eta_T."""
     X_dev, Y_dev = examples(20, seed=5)
     etas = optax.piecewise_constant_schedule(3.0, {10: 2.0})
     result = fit(params, epochs=None, steps=35, validate_every=10, sampling="replacement", optimizer=optax.sgd(etas),

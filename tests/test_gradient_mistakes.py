@@ -134,11 +134,19 @@ def test_a_non_finite_gradient_does_not_pass():
 
 def scaled_by(factors):
     """The right gradient with each layer's arrays times a factor of its own."""
-    scale = lambda grads: tuple(jax.tree.map(lambda g: c * g, g) for c, g in zip(factors, grads, strict=True))
-    return lambda *arguments: scale(jm.value_and_grad(*arguments)[1])
+    scale = lambda grads: [jm.Layer(c * W, c * b) for c, (W, b) in zip(factors, grads, strict=True)]
+    return lambda *arguments: tuple(scale(jm.value_and_grad(*arguments)[1]))
 
 
 SMALL = Problem((2, 3, 1), ("tanh",), "sigmoid", "binary_cross_entropy", 1)
+CHAIN = Problem((2, 1, 1), ("tanh",), "sigmoid", "binary_cross_entropy", 2)
+
+
+def unrelated(*arguments):
+    first, last = jm.value_and_grad(*arguments)[1]
+    return first, jm.Layer(last.W + jnp.arange(1.0, 4.0)[None], last.b + 1)
+
+
 DEEP = Problem((4, 6, 6, 6, 3), ("sigmoid",) * 3, "softmax", "cross_entropy", 8)
 
 
@@ -149,6 +157,15 @@ DEEP = Problem((4, 6, 6, 6, 3), ("sigmoid",) * 3, "softmax", "cross_entropy", 8)
         (SMALL, scaled_by((1, -1)), ("sign: the opposite one, in W^2", "sign: the opposite one, in b^2")),
         (SMALL, scaled_by((3, 1)), ("a constant factor of 3, in W^1", "a constant factor of 3, in b^1")),
         (SMALL, scaled_by((2, 2)), ("a constant factor of 2, in every array",)),
+        (CHAIN, scaled_by((1, 3)), ("a constant factor of 3, in W^2", "a constant factor of 3, in b^2")),
+        (
+            SMALL,
+            unrelated,
+            (
+                "W^2 and b^2 alone: the layers below are right, so delta^2 is; its product with a^1 and its "
+                "mean are not",
+            ),
+        ),
         (DEEP, scaled_by((2, 1, 1, 1)), ("a constant factor of 2, in W^1", "a constant factor of 2, in b^1")),
     ],
 )

@@ -187,7 +187,7 @@ def test_half_precision_is_rounded_once(dtype):
 
 @table
 def test_weight_jacobian_ties_the_weights_to_the_recursion(problem):
-    """MATH row 26: `z = B vec(W)`, B the Jacobian, and `B^T delta = vec(delta a^T)`."""
+    """Row 26 of the notes' systems: `z = B vec(W)`, B the Jacobian, and `B^T delta = vec(delta a^T)`."""
     params, X, Y, *_ = problem.make()
     trace = jm.backprop(problem.net, params, X, Y)
     for layer, a, delta in zip(params, trace.inputs, trace.deltas, strict=True):
