@@ -74,9 +74,8 @@ def narrow(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         held = values.astype(dtype)
     if np.isinf(held).any() and (lost := np.isinf(held) & np.isfinite(values)).any():
         where = tuple(int(i) for i in np.argwhere(lost)[0])
-        raise ValueError(
-            f"{name} holds {values[where]} at {where}, expected at most {jnp.finfo(dtype).max:.8g}, the largest {dtype}"
-        )
+        top = f"at most {jnp.finfo(dtype).max:.8g}, the largest {dtype}"
+        raise ValueError(f"{name} holds {values[where]!s} at {where}, expected {top}")
     return held
 
 

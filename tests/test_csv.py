@@ -109,6 +109,35 @@ def test_empty_and_foreign_files_and_columns_are_refused(houses):
         table.matrix("price")
 
 
+def test_a_matrix_holds_the_numbers_of_the_file_or_names_the_one_it_cannot(houses):
+    """Rounding may cost a fraction some digits; it must not make another whole number, infinity or 0 of one."""
+    read = lambda *cells: data.read_csv(houses("x\n" + "".join(f"{cell}\n" for cell in cells)), {"x": "number"})
+    for fine in ("16777216", "0.1", "-3.4e38", "1.2e-38", "6.02e23", "1e10", "0", "-0.0"):
+        np.testing.assert_array_equal(read(fine).matrix(["x"]), np.asarray([[fine]], np.float32))
+    for lost in ("16777217", "1e39", "-1e39", "1e-50", "1e-42", "123456789", "9007199254740991"):
+        table = read("1", lost)
+        with pytest.raises(ValueError, match=r"column 'x' holds .* in row 1, which float32 cannot hold; .*float64"):
+            table.matrix(["x"])
+        exact = table.matrix(["x"], dtype=np.float64)
+        assert exact.dtype == np.float64 and exact[1, 0] == float(lost)
+    for dtype in (np.float16, "float64", int, None):
+        with pytest.raises(ValueError, match=r"dtype is .*, expected numpy.float32 or numpy.float64"):
+            read("1").matrix(["x"], dtype)
+    for beyond in ("9007199254740993", "1e-400", "-0.0000e1"):
+        if beyond == "-0.0000e1":
+            assert read(beyond).columns["x"].tolist() == [0]
+            continue
+        with pytest.raises(ValueError, match=rf"line 2, column 'x': '{beyond}', which float64 cannot hold"):
+            read(beyond)
+
+
+def test_other_bytes_are_named_with_their_line(houses):
+    with pytest.raises(ValueError, match=r"houses\.csv is not a text file in UTF-8: line 4 holds the byte 0xf6"):
+        data.read_csv(houses(HOUSES.replace('"north"', '"n\xf6rth"'), "latin-1"), KINDS)
+    with pytest.raises(ValueError, match=r"houses\.csv is not a text file in UTF-8: line 1 holds the byte 0xff"):
+        data.read_csv(houses(HOUSES, "utf-16"), KINDS)
+
+
 def test_the_shipped_houses_are_unchanged_and_read_in_full():
     folder = Path(__file__).parents[1] / "experiments" / "data" / "housing"
     sha256 = hashlib.sha256((folder / "windsor.csv").read_bytes()).hexdigest()

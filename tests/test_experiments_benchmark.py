@@ -243,7 +243,21 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, out):
         benchmark.run(given, out("benchmark", given))
 
 
+@pytest.mark.parametrize(
+    "ratio", [float("nan"), float("inf"), -float("inf"), 0, -1, 10**400, 1e300, 1e-300, True, "1", None]
+)
+@pytest.mark.parametrize("whose", ["own", "torch"])
+def test_a_ratio_that_no_clock_measured_is_named_with_its_cell(tmp_path, out, ratio, whose):
+    good = written(tmp_path / "good.json", {"cell 7": {"own": 1, "torch": 2}})
+    bad = written(tmp_path / "bad.json", {"cell 7": {"own": 1, "torch": 2} | {whose: ratio}})
+    for compare in ((good, bad), (bad, good), (bad,)):
+        with pytest.raises(ValueError, match=rf"bad.json, .*the cell 'epochs: cell 7' has the ratio .* for '{whose}'"):
+            benchmark.run(benchmark.Settings(compare=compare), out("benchmark", benchmark.Settings()))
+
+
 @pytest.mark.parametrize("wrong, message", [
+    ({"tolerance": float("inf")}, "compare and tolerance are .*, expected at most two files, and a tolerance above 0"),
+    ({"tolerance": float("nan")}, "compare and tolerance are .*, expected at most two files, and a tolerance above 0"),
     ({"peers": ("tensorflow",)}, "peers has 'tensorflow', expected some of bytes, jax.grad, equinox"),
     ({"sections": ("epoch",)}, "sections has 'epoch', expected some of epochs, readouts"),
     ({"networks": ("784-x-10",)}, "networks has '784-x-10', expected widths such as 784-64-10"),

@@ -74,3 +74,25 @@ def test_a_changed_file_is_refused_and_a_good_download_is_kept(tmp_path, monkeyp
     changed.write_bytes(gzip.compress(idx(np.ones((6, 4, 4)))))
     with pytest.raises(ValueError, match=r"has SHA-256 .*, expected .*; remove it and try again"):
         datasets.load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            np.asarray([0, 1, 2, 3, 4, 2_000_000_000], ">i4"),
+            "has the class 2000000000, expected 0 to 11 with 12 examples",
+        ),
+        (np.asarray([0, 1, 2, 3, 4, -1], ">i4"), "has the class -1, expected 0 to 11"),
+        (np.asarray([0, 1, 2, 3, 4, 0.5], ">f4"), "labels of float32, expected bytes and whole numbers"),
+        (np.zeros(0, "u1"), r"pictures \(6, 4, 4\) and labels \(0,\) do not belong together"),
+    ],
+)
+def test_labels_that_are_no_classes_of_these_pictures_are_refused(tmp_path, labels, message):
+    write_set(tmp_path)
+    code = {"i": 0x0C, "f": 0x0D, "u": 0x08}[labels.dtype.kind]
+    (tmp_path / f"{datasets.FILES[1]}.gz").unlink()
+    header = bytes([0, 0, code, 1]) + len(labels).to_bytes(4, "big")
+    (tmp_path / datasets.FILES[1]).write_bytes(header + labels.tobytes())
+    with pytest.raises(ValueError, match=message):
+        datasets.load(str(tmp_path))

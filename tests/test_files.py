@@ -1,6 +1,8 @@
 """Files: bit for bit there and back, whole or refused."""
 
 import json
+import os
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -164,3 +166,76 @@ def test_foreign_missing_and_later_files_are_named(tmp_path):
     write_tree(path, {})
     with pytest.raises(ValueError, match="file holds a tree, expected a network"):
         jm.load(path)
+
+
+def describe(change=None, **fields):
+    """The description of a network of 3-4-2, with a field changed; `...`: left out."""
+    made = {"sizes": [3, 4, 2], "hidden": ["tanh"], "output": "identity", "loss": "squared_error"} | fields
+    return {"net": {name: value for name, value in made.items() if value is not ...}} if change is None else change
+
+
+ARRAYS = {"W1": (4, 3), "b1": (4,), "W2": (2, 4), "b2": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("told", "changed"),
+    [
+        (describe(sizes=[3, 5, 2]), {}),
+        (describe(sizes=[3, 4, 2, 2]), {}),
+        (describe(sizes=[3.0, 4, 2]), {}),
+        (describe(sizes=[True, 4, 2]), {}),
+        (describe(sizes=[2]), {}),
+        (describe(sizes=[3, 10**30, 2]), {}),
+        (describe(sizes="342"), {}),
+        (describe(sizes=...), {}),
+        (describe(hidden=[[]]), {}),
+        (describe(hidden="tanh"), {}),
+        (describe(hidden=[]), {}),
+        (describe(hidden=["tanh", "tanh"]), {}),
+        (describe(hidden=["softmax"]), {}),
+        (describe(hidden=[None]), {}),
+        (describe(output="sigmoid", loss={}), {}),
+        (describe(output=None), {}),
+        (describe(output="relu", loss="cross_entropy"), {}),
+        (describe(products="fast"), {}),
+        (describe(products=[]), {}),
+        (describe(change={}), {}),
+        (describe(change={"net": 5}), {}),
+        (describe(change={"net": [1]}), {}),
+        (describe(), {"b2": None}),
+        (describe(), {"W3": np.ones((2, 2), np.float32)}),
+        (describe(), {"W1": np.ones((3, 4), np.float32)}),
+        (describe(), {"W1": np.ones((4, 3), np.int32)}),
+        (describe(), {"b2": np.ones(2, np.float16)}),
+    ],
+)
+def test_what_is_behind_a_right_checksum_is_checked_all_the_same(tmp_path, told, changed):
+    tensors = {name: np.ones(shape, np.float32) for name, shape in ARRAYS.items()} | changed
+    files.write(
+        tmp_path / "net", {name: a for name, a in tensors.items() if a is not None}, {"kind": "network", **told}
+    )
+    with pytest.raises(ValueError, match="net"):
+        jm.load(tmp_path / "net")
+
+
+def test_no_more_is_read_than_the_header_promises(tmp_path, raw):
+    path = tmp_path / "net"
+    for begin in (raw, b"", (2**40).to_bytes(8, "little"), (8).to_bytes(8, "little") + b"[" * 8):
+        path.write_bytes(begin)
+        os.truncate(path, 2**36)  # a hole, which no memory would hold
+        with pytest.raises(ValueError, match="net is truncated, corrupt or no safetensors file"):
+            jm.load(path)
+
+
+def test_a_full_disk_is_named_and_leaves_no_part(tmp_path):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    net = jm.MLP((2, 1))
+    jm.save(tmp_path / "net", net, params := random_params(net, 0))
+    before = (tmp_path / "net").read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+        with pytest.raises(OSError, match=r"File too large: '.*net'"):
+            jm.save(tmp_path / "net", net, params)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

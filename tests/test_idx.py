@@ -1,7 +1,9 @@
 """IDX files: every type that one may hold, and every way it can be broken."""
 
 import gzip
+import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -54,3 +56,55 @@ def test_a_broken_file_is_refused(tmp_path, raw, message):
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=message):
         data.read_idx(path)
+
+
+def refusal(path) -> str:
+    with pytest.raises(ValueError) as error:
+        data.read_idx(path)
+    assert str(path) in str(error.value)
+    return str(error.value).replace(str(path), "the file")
+
+
+def test_no_more_is_unpacked_than_the_header_promises(tmp_path):
+    """A bomb, a promise that the packed bytes cannot keep, and a hole in a plain file."""
+    path = tmp_path / "bomb"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(bytes([0, 0, 8, 1]) + struct.pack(">I", 5))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    assert "is more than 13 bytes long, expected 13 for shape (5,) of uint8" in refusal(path)
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 2]) + struct.pack(">II", 2**20, 2**20)))
+    assert "bytes long, expected 1099511627788 for shape (1048576, 1048576)" in refusal(path)
+    path.write_bytes(GOOD)
+    os.truncate(path, 2**36)
+    assert refusal(path) == "the file is 68719476736 bytes long, expected 22 for shape (5, 2) of uint8"
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("n", [0, 5, 2**20 - 8, 2**20, 2**21 + 3])
+def test_a_gzip_file_may_have_several_members_and_zeros_behind_them(tmp_path, n):
+    values = np.random.default_rng(n).integers(0, 3, n).astype(np.uint8)
+    raw, path = encode(values, 8), tmp_path / "packed"
+    middle = len(raw) // 2
+    for packed in (
+        gzip.compress(raw, 1),
+        gzip.compress(raw[:middle], 1) + gzip.compress(raw[middle:], 1) + gzip.compress(b""),
+        gzip.compress(raw, 1) + bytes(512),
+    ):
+        path.write_bytes(packed)
+        np.testing.assert_array_equal(data.read_idx(path), values)
+    for broken in (packed + b"x", packed[:-513], gzip.compress(raw + b"y", 1), gzip.compress(raw, 1)[:-5] + b"12345"):
+        path.write_bytes(broken)
+        refusal(path)
+    path.write_bytes(packed)
+    os.truncate(path, 2**34)
+    assert "more than 1,048,576 zeros follow its end" in refusal(path)
+
+
+@pytest.mark.parametrize("shape", [(1,) * 65, (0, 2**32 - 1, 2**32 - 1), (2**32 - 1,) * 4])
+def test_a_shape_that_no_array_has_is_named(tmp_path, shape):
+    path = tmp_path / "shape"
+    path.write_bytes(bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + b"1")
+    assert "expected at most 64 dimensions, and fewer numbers" in refusal(path)

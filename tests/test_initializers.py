@@ -62,6 +62,11 @@ def test_dtype_is_jaxs_default_unless_given(key):
         ),
         ({"dtype": "foo"}, r"dtype is 'foo', expected a floating-point type"),
         ({"weights": lambda key, shape, dtype: jnp.zeros(3)}, r"weights: the initializer gave shape \(3,\)"),
+        ({"weights": lambda key, shape, dtype: jnp.zeros(shape, jnp.float16)}, r"gave float16, expected float32"),
+        (
+            {"biases": lambda key, shape: jnp.zeros(shape)},
+            r"biases: the initializer fails on a key, \(1, 2\) and float32",
+        ),
     ],
 )
 def test_what_init_refuses(arguments, message, key):

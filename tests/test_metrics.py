@@ -49,6 +49,69 @@ def test_regression_errors_equal_scikit_learns():
     assert float(errors.r2) == pytest.approx(sklearn.metrics.r2_score(Y, Y_hat), rel=1e-5)
 
 
+CONSTANT = {
+    "wrong": ([[1], [2], [3]], [5, 5, 5]),
+    "right": ([[5], [5]], [5, 5]),
+    "one of two": ([[1, 2.0], [2, 2.1], [3, 2]], [[1, 2.0], [2, 2], [3, 2]]),
+    "no binary fraction": ([[0.1]] * 999, [0.1] * 999),
+    "nearly right": ([[0.1]] * 998 + [[0.2]], [0.1] * 999),
+}
+
+
+@pytest.mark.parametrize("what", CONSTANT)
+def test_r2_of_a_constant_target_is_1_or_0(what):
+    Y_hat, Y = (np.asarray(values, np.float32) for values in CONSTANT[what])
+    expected = {"nearly right": 0.0}.get(what, sklearn.metrics.r2_score(Y.reshape(Y_hat.shape), Y_hat))
+    assert float(metrics.regression_errors(Y_hat, Y).r2) == pytest.approx(expected, abs=1e-6)
+
+
+def test_errors_of_any_size_and_dtype_are_those_of_float64():
+    rng = np.random.default_rng(2)
+    Y, noise = rng.normal(size=(2, 30, 3))
+    for scale in (1e-30, 1e-25, 1e-15, 1.0, 1e15, 1e25, 1e37):
+        Y_hat, labels = (scale * (Y + 0.1 * noise)).astype(np.float32), (scale * Y).astype(np.float32)
+        errors = metrics.regression_errors(Y_hat, labels)
+        exact_hat, exact = Y_hat.astype(float), labels.astype(float)
+        assert float(errors.r2) == pytest.approx(sklearn.metrics.r2_score(exact, exact_hat), rel=1e-5)
+        assert float(errors.rmse) == pytest.approx(np.sqrt(((exact - exact_hat) ** 2).mean()), rel=1e-5)
+        assert float(errors.mae) == pytest.approx(np.abs(exact - exact_hat).mean(), rel=1e-5)
+    for dtype in (np.uint8, np.int8, np.float16):
+        errors = metrics.regression_errors(np.asarray([[3], [100]], dtype), np.asarray([[5], [0]], dtype))
+        assert (float(errors.mse), float(errors.mae)) == (5002, 51)
+
+
+def test_scores_of_many_classes_need_no_table_of_pairs():
+    k = 100_000
+    Y = np.asarray([0, 1, 1, k - 1])
+    shares = metrics.per_class_accuracy(np.eye(4, k, dtype=np.float32)[[0, 1, 2, 0]], Y)
+    assert shares.shape == (k,) and shares[:2].tolist() == [1, 0.5] and float(shares[-1]) == 0 and np.isnan(shares[2])
+    with pytest.raises(ValueError, match="Y_hat has 100000 outputs, expected at most 46340"):
+        metrics.confusion_matrix(np.zeros((4, k), np.float32), Y)
+
+
+def test_rows_of_several_labels_are_no_classes():
+    Y_hat = np.asarray([[0.9, 0.8, 0.1], [0.2, 0.7, 0.1]])
+    for rows, message in [
+        ([[1, 1, 0], [0, 1, 0]], "Y: row 0 sums to 2, expected one class for each example"),
+        ([[0, 1, 0], [0, 0, 0]], "Y: row 1 sums to 0"),
+        ([[0.9, 0.8, 0.1], [0, 1, 0]], "Y: row 0 sums to 1.8"),
+        ([[1, -1, 1], [-1, 1, -1]], "Y: row 0 has its largest entry several times"),
+    ]:
+        for score in (metrics.accuracy, metrics.confusion_matrix, metrics.per_class_accuracy):
+            with pytest.raises(ValueError, match=message):
+                score(Y_hat, np.asarray(rows))
+    for rows in (
+        [[1, 0, 0], [0, 1, 0]],
+        [[0.6, 0.2, 0.2], [0.1, 0.8, 0.1]],
+        [[1, -1, -1], [-1, 1, -1]],
+        [[2.5, 1, 0], [0, 3, 1]],
+    ):
+        assert float(metrics.accuracy(Y_hat, np.asarray(rows))) == 1
+    for score in (metrics.accuracy, metrics.regression_errors):
+        with pytest.raises(ValueError, match=r"Y_hat is empty \(shape \(0, 3\)\), expected at least one example"):
+            score(np.zeros((0, 3)), np.zeros((0, 3)))
+
+
 def test_labels_of_bytes_do_not_overflow():
     Y = np.repeat(np.arange(26, dtype=np.uint8), 10)
     assert np.trace(metrics.confusion_matrix(np.eye(26)[Y], Y)) == 260

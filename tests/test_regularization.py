@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from internals import Data, Plan, Regularization, epoch, start
 from problems import fit, random_problems, tree_error
+from sklearn.utils.class_weight import compute_sample_weight
 
 import jaxmlp as jm
+from jaxmlp.training.examples import weigh_classes
 
 NET = jm.MLP((4, 6, 5, 3), hidden=("tanh", "relu"), output="softmax", loss="cross_entropy")
 
@@ -181,6 +183,53 @@ def test_smoothing_class_weights_and_noise_in_fit(params):
         net = jm.MLP((4, 1))
         jm.fit(net, jm.init(net, jax.random.key(0)), (X, X[:, 0]), optimizer=optax.sgd(0.1), epochs=1,
                key=jax.random.key(0), label_smoothing=0.1)  # fmt: skip
+
+
+BALANCED = jm.MLP((4, 3), output="softmax", loss="cross_entropy")
+
+
+@pytest.mark.parametrize("labels", [[0] * 5 + [1] * 3 + [2] * 4, [0] * 9 + [2] * 3], ids=["all occur", "one is absent"])
+def test_class_weights_by_name_are_those_of_scikit_learn(labels):
+    weigh = lambda given, Y: weigh_classes(BALANCED, given, jnp.asarray(Y), jnp.float32)
+    for Y in (np.asarray(labels), np.eye(3, dtype=np.float32)[labels]):
+        np.testing.assert_allclose(weigh("balanced", Y), compute_sample_weight("balanced", labels), rtol=1e-6)
+        np.testing.assert_allclose(weigh({0: 2.0, np.int64(2): 0.5}, Y), [{0: 2, 1: 1, 2: 0.5}[c] for c in labels])
+    single = jm.MLP((4, 1), output="sigmoid", loss="binary_cross_entropy")
+    got = weigh_classes(single, "balanced", jnp.asarray([0, 0, 0, 1]), jnp.float32)
+    np.testing.assert_allclose(got, [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6)
+
+
+def test_a_member_is_balanced_by_its_own_labels():
+    X, Y = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), np.arange(12) % 3
+    other = np.asarray([0] * 8 + [1, 1, 1, 2])
+    sweep = partial(jm.sweep, BALANCED, keys=jax.random.split(jax.random.key(0), 2), optimizer=optax.sgd,
+                    hyper={"learning_rate": 0.1}, epochs=2, batch_size=5, progress=False)  # fmt: skip
+    got = sweep((X, np.stack([Y, other])), class_weights="balanced")
+    weights = np.stack([compute_sample_weight("balanced", labels) for labels in (Y, other)])
+    assert tree_error(got.params, sweep((X, np.stack([Y, other])), weights=weights).params) <= 1e-6
+    halves = np.asarray([[1, 0] * 6, [0, 1] * 6], np.float32)
+    got = sweep((X, Y), class_weights={0: 2.0}, weights=halves)
+    assert tree_error(got.params, sweep((X, Y), weights=halves * np.where(Y == 0, 2, 1)).params) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("balance", "class_weights is 'balance', expected one of 'balanced'; did you mean 'balanced'"),
+        ({3: 1}, "class_weights has the class 3, expected classes 0 to 2"),
+        ({-1: 1}, "a class of class_weights is -1, expected at least 0"),
+        ({"cat": 1}, "a class of class_weights is 'cat', expected a whole number"),
+        ({0: -1}, r"class_weights\[0\] is -1, expected a finite number of at least 0"),
+        ({0: np.nan}, r"class_weights\[0\] is nan"),
+        ({0: 0, 1: 0}, "class_weights leave no example a weight above 0"),
+        ([1, 2], r"class_weights has shape \(2,\), expected one weight for each of the 3 classes"),
+    ],
+)
+def test_wrong_class_weights_are_named(given, message):
+    X, Y = np.zeros((4, 4), np.float32), np.asarray([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=message):
+        jm.fit(BALANCED, jm.init(BALANCED, jax.random.key(0)), (X, Y), optimizer=optax.sgd(0.1), epochs=1,
+               key=jax.random.key(0), class_weights=given, progress=False)  # fmt: skip
 
 
 def test_input_noise_has_its_deviation():

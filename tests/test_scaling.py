@@ -66,3 +66,44 @@ def test_what_cannot_be_scaled_is_refused():
         data.standardise(np.ones((0, 2), np.float32))
     with pytest.raises(ValueError, match=r"X holds nan at \(1, 0\), expected finite numbers"):
         data.standardise(np.asarray([[1.0], [np.nan]], np.float32))
+    with pytest.raises(ValueError, match=r"X holds 3.*e\+38 at \(0, 1\), whose result float32 cannot hold"):
+        data.standardise(np.asarray([[1, 1], [2, 1.1]], np.float32))(np.asarray([[0, 3e38]], np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_both_ends_of_the_range_are_scaled_right_or_refused(dtype):
+    """Features of any size around any offset, all in one call: the oracle has the same numbers in float64."""
+    rng, ends = np.random.default_rng(0), float(jnp.finfo(dtype).max)
+    sizes = [1e-30, 1e-20, 1e-7, 1, 1e4, 1e20, 1e30, 1e38, ends] if dtype != "float16" else [1e-4, 1, 1e3, ends]
+    X = np.stack(
+        [size * rng.uniform(-0.9, 0.9, 50) + offset for size in sizes for offset in (0, size / 20, -size / 20)], 1
+    )
+    X[7] = X[0]  # some equal ones
+    X = X.astype(jnp.dtype(dtype))
+    exact = X.astype(np.float64)
+    scaling = data.standardize(X)
+    assert scaling.mean.dtype == scaling.deviation.dtype == np.float32
+    np.testing.assert_allclose(scaling.deviation, exact.std(0), rtol=1e-5)
+    Z = scaling(X)
+    assert Z.dtype == X.dtype
+    tolerance = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
+    np.testing.assert_allclose(np.asarray(Z, np.float64), (exact - exact.mean(0)) / exact.std(0), atol=2 * tolerance)
+    back = np.asarray(scaling.inverse(Z), np.float64)
+    assert (np.abs(back - exact) <= tolerance * np.abs(exact).max(0)).all()
+
+
+def test_one_sentinel_among_small_numbers_and_deviations_below_the_range():
+    for sentinel in (-3.4028235e38, 1e38, 3.4028235e38):
+        X = np.arange(100, dtype=np.float32)[:, None].copy()
+        X[7] = sentinel
+        exact = X.astype(np.float64)
+        scaling = data.standardize(X)
+        assert float(scaling.deviation[0]) == pytest.approx(exact.std(), rel=1e-5)
+        np.testing.assert_allclose(scaling(X), (exact - exact.mean()) / exact.std(), rtol=1e-5, atol=1e-5)
+    extremes = np.asarray([[3e38], [-3e38], [3e38]], np.float32)
+    assert float(data.standardize(extremes).deviation[0]) == pytest.approx(2.8284e38, rel=1e-4)
+    for tiny in (1e-44, 1e-40, 1e-36):
+        with pytest.raises(ValueError, match=r"the deviation of X is .* at \(1,\), expected at least 7.7e-34"):
+            data.standardize(np.asarray([[1, 0], [2, tiny]], np.float32))
+    with jax.enable_x64(True):
+        assert float(data.standardize(np.asarray([0, 1e-200])).deviation) == pytest.approx(5e-201, rel=1e-12)

@@ -87,5 +87,33 @@ def test_a_wrong_split_is_refused(key):
         data.split(0, 10)
     with pytest.raises(ValueError, match=r"stratify has shape \(9,\), expected one class for each of the 10 examples"):
         data.split(key, 10, stratify=np.zeros(9, int))
+    with pytest.raises(ValueError, match=r"stratify has dtype datetime64.*, expected whole numbers, bools or strings"):
+        data.split(key, 2, (0.5, 0.5), stratify=np.zeros(2, "M8[D]"))
     with pytest.raises(ValueError, match="stratify has dtype float64, expected whole numbers, bools or strings"):
         data.split(key, 10, stratify=np.zeros(10))
+
+
+def test_classes_may_be_any_arrays_of_one_kind(key):
+    """The strings of a DataFrame are Python's, in an array of objects."""
+    names = ["cat", "dog", "eel", "dog"] * 10
+    numbers = [0, 1, 2, 1] * 10
+    expected = data.split(key, 40, stratify=np.asarray(names))
+    objects = (np.asarray(names, object), np.asarray(numbers, object), [np.int8(n) for n in numbers])
+    for same in (names, tuple(names), numbers, np.asarray(names, "S"), np.ma.array(numbers), *objects):
+        for part, other in zip(data.split(key, 40, stratify=same), expected, strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
+@pytest.mark.parametrize("wrong", [None, float("nan"), 3, b"dog", ("cat",)])
+def test_mixed_and_missing_classes_are_named(key, wrong):
+    labels = np.empty(40, object)
+    labels[:] = ["cat", "dog"] * 20
+    labels[7] = wrong
+    message = r"stratify holds .* at 7 beside 'cat' at 0, expected whole numbers, bools or strings, all of one kind"
+    for given in (labels, list(labels)) if wrong != ("cat",) else (labels,):
+        with pytest.raises(ValueError, match=message):
+            data.split(key, 40, stratify=given)
+    with pytest.raises(ValueError, match="stratify holds True at 1 beside 2 at 0"):
+        data.split(key, 2, (0.5, 0.5), stratify=[2, True])
+    with pytest.raises(ValueError, match="stratify holds None at 0, expected"):
+        data.split(key, 2, (0.5, 0.5), stratify=[None, None])

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import DTYPES, bits, random_bits
 
+import jaxmlp as jm
+from jaxmlp import files
 from jaxmlp.trees import read_tree, write_tree
 
 
@@ -152,3 +154,53 @@ def test_a_link_stays_a_link_and_what_it_names_is_replaced(tmp_path):
     link.symlink_to(target)
     write_tree(link, {"a": 2})
     assert link.is_symlink() and read_tree(target, {"a": 0})[0] == {"a": 2}
+
+
+LEAVES = {"['a']": "float32 (3,)", "['k']": "key<fry> ()", "['n']": "int"}
+TOLD = {"leaves": LEAVES, "scalars": {"['n']": 4}, "keys": {"['k']": "threefry2x32"}, "about": {}}
+
+
+@pytest.mark.parametrize(
+    ("stored", "tensors"),
+    [
+        ({}, {}),
+        ({"leaves": None}, {}),
+        ({"leaves": []}, {}),
+        ({"scalars": 3}, {}),
+        ({"keys": []}, {}),
+        ({"about": ...}, {}),
+        ({"scalars": {"['n']": "4"}}, {}),
+        ({"scalars": {"['n']": True}}, {}),
+        ({"scalars": {"['n']": [4]}}, {}),
+        ({"scalars": {}}, {}),
+        ({"scalars": {"['n']": 4, "['m']": 5}}, {}),
+        ({"scalars": {"['n']": 4, "['a']": 5}}, {}),
+        ({"keys": {"['k']": "no implementation"}}, {}),
+        ({"keys": {"['k']": 5}}, {}),
+        ({"keys": {"['k']": "rbg"}}, {}),
+        ({"keys": {}}, {}),
+        ({"keys": {"['k']": "threefry2x32", "['a']": "threefry2x32"}}, {}),
+        ({"leaves": LEAVES | {"['a']": {"a": 1}}}, {}),
+        ({}, {"['a']": np.ones(4, np.float32)}),
+        ({}, {"['a']": np.ones(3, np.int32)}),
+        ({}, {"['a']": None}),
+        ({}, {"['b']": np.ones(3, np.float32)}),
+        ({}, {"['k']": np.ones(3, np.uint32)}),
+        ({}, {"['k']": np.ones(2, np.float32)}),
+    ],
+)
+def test_what_is_behind_a_right_checksum_is_checked_all_the_same(tmp_path, stored, tensors):
+    path, like = tmp_path / "tree", {"a": jnp.ones(3), "k": jax.random.key(0), "n": 4}
+    told = {name: value for name, value in (TOLD | stored).items() if value is not ...}
+    arrays = {"['a']": np.ones(3, np.float32), "['k']": np.zeros(2, np.uint32)} | tensors
+    files.write(path, {name: array for name, array in arrays.items() if array is not None}, {"kind": "tree", **told})
+    if not stored and not tensors:
+        assert read_tree(path, like)[0]["n"] == 4
+        return
+    with pytest.raises(ValueError, match=r"tree (describes no tree: |: leaf|has no leaf)"):
+        read_tree(path, like)
+
+
+def test_a_network_is_no_leaf_that_is_left_out(tmp_path):
+    with pytest.raises(ValueError, match=r"leaf \['net'\] has dtype object, expected one of float64"):
+        write_tree(tmp_path / "tree", {"net": jm.MLP((1, 1))})

@@ -73,7 +73,9 @@ def _check_range(made: Array, given: Array, name: str) -> Array:
         lost = np.argwhere(np.asarray(~jnp.isfinite(made) & jnp.isfinite(given)))
         if lost.size:
             where = tuple(lost[0].tolist())
-            raise ValueError(f"{name} holds {given[where]} at {where}, whose result {made.dtype} cannot hold")
+            raise ValueError(
+                f"{name} holds {np.asarray(given)[where]} at {where}, whose result {made.dtype} cannot hold"
+            )
     return made
 
 
@@ -122,7 +124,7 @@ def _standardize_known(X: Float[Array, "m *i"]) -> Standard:
         scaling = Standard(jnp.asarray(np.ldexp(mean, power)), jnp.asarray(deviation))
     else:
         scaling = _standardize(X)
-    least = SMALLEST * jnp.finfo(X.dtype).tiny
+    least = SMALLEST * float(jnp.finfo(X.dtype).tiny)
     if (known := np.asarray(scaling.deviation)).size and (low := known.min()) < least:
         where = tuple(int(i) for i in np.unravel_index(np.argmin(known), known.shape))
         raise ValueError(

@@ -115,7 +115,7 @@ def _of_one_kind(entries: list) -> np.ndarray:
         if not isinstance(entry, kind) or (kind == kinds[1] and isinstance(entry, bool)):
             beside = f" beside {reprlib.repr(entries[0])} at 0" if place else ""
             raise ValueError(
-                f"stratify holds {reprlib.repr(entry)} at {place}{beside}, expected whole numbers, bools or strings, all "
-                "of one kind and none missing"
+                f"stratify holds {reprlib.repr(entry)} at {place}{beside}, expected whole numbers, bools or strings, "
+                "all of one kind and none missing"
             )
     return np.unique(np.asarray(entries), return_inverse=True)[1]

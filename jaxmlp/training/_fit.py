@@ -252,6 +252,9 @@ def _train(
             began = time.perf_counter()
             state, scores = source.one_epoch(replace(plan, steps=rounds[number]), state, data)
             row = {unit: at[number], **_to_host(scores), "seconds": time.perf_counter() - began}  # waits for the device
+            if columns and number == done and row.keys() != columns.keys():
+                raise ValueError(f"checkpoints={str(given.checkpoints)!r} holds a history of {', '.join(columns)}, "
+                                 f"expected {', '.join(row)}")  # fmt: skip
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
             if write is not None:

@@ -95,7 +95,10 @@ class Checkpoints:
             columns = self._check(about, where)["history"]
             return _restored(start, sharded_trees.read(self.folder, like)), columns
         tree, about = trees.read_tree(path, like)
-        return _restored(start, put_like(self.mesh, like, tree)), self._check(about, path)["history"]
+        done, best = self._check(about, path)["done"], 0 if tree.best is None else int(tree.best.epoch)
+        if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
+            raise ValueError(f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}")
+        return _restored(start, put_like(self.mesh, like, tree)), about["history"]
 
     def _check(self, about: Any, where: Path) -> dict[str, Any]:
         """`about`, if it is that of this run's checkpoint."""
@@ -139,9 +142,11 @@ def _restored(start: TrainState, saved: Saved) -> TrainState:
 
 
 def _is_history(given: Any, done: int) -> bool:
-    """Whether `given` is a column of `done` entries for each name."""
+    """Whether `given` is a column of `done` entries for each name, each a number or numbers of the layers."""
+    number = lambda entry: isinstance(entry, int | float)
+    fine = lambda entry: number(entry) or (isinstance(entry, list) and all(map(number, entry)))
     return isinstance(given, dict) and all(
-        isinstance(column, list) and len(column) == done for column in given.values()
+        isinstance(column, list) and len(column) == done and all(map(fine, column)) for column in given.values()
     )
 
 

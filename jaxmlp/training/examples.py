@@ -108,7 +108,7 @@ def _read_classes(given: Mapping[Any, Any], k: int) -> np.ndarray:
 
 def _weigh_classes(how: Reading, given: SimpleNamespace, training: tuple, axes: tuple) -> tuple[tuple, tuple]:
     """The training set with `class_weights` in its weights, each member's by its own labels."""
-    (X, Y, weights), (axis_X, axis_Y, axis_weights) = training, axes
+    (X, Y, weights), (axis_X, axis_Y, _) = training, axes
     if isinstance(given.class_weights, str) and processes.are_several(given.mesh):
         raise ValueError(
             "class_weights is a name, which counts one process's examples, expected a number for each class"
