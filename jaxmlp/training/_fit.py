@@ -180,13 +180,15 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
     if data.weights is not None:
         data = data._replace(weights=data.weights / data.weights.mean())
     state = _compiled_begin(plan, sharding.put(mesh, run), data)
-    probe.check_padding(plan, state, source.data)
+    streamed = source.one_epoch is not _compiled_epoch
+    probe.check_padding(plan, state, source.data, streamed and sharding.length(mesh, sharding.DATA) > 1)
     keeper = None
     if given.checkpoints is not None or processes.are_several(mesh):
         told = source.describe(plan, run, processes.gather(mesh, state), source.data)
         processes.check_agreement(mesh, **told)
         if given.checkpoints is not None:
-            keeper = Checkpoints(Path(given.checkpoints).absolute(), given.checkpoint_every, told, mesh)
+            log = None if given.log is None else Path(given.log).absolute()
+            keeper = Checkpoints(Path(given.checkpoints).absolute(), given.checkpoint_every, told, mesh, log)
     return plan, state, data, rounds, source, keeper, given
 
 
@@ -234,7 +236,7 @@ def _train(
     with ExitStack() as stack:
         saved = None if keeper is None else stack.enter_context(keeper.open(state))
         if saved is not None:
-            state, columns = saved
+            state, columns, _ = saved
             _check_reached(columns.get(unit, []), at, unit, given.checkpoints)
         elif keeper is not None:
             keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
@@ -243,7 +245,8 @@ def _train(
         show = stack.enter_context(reporting.show(at[-1], unit, given.progress and not silent, reached))
         write = None
         if given.log is not None and not silent:
-            write = stack.enter_context(reporting.append_json(given.log, unit, None if saved is None else reached))
+            done_then, end = (None, None) if saved is None else (reached, saved.log_bytes)
+            write = stack.enter_context(reporting.append_json(given.log, unit, done_then, end))
         alone = keeper is not None and not processes.are_several(plan.mesh)
         interrupted = stack.enter_context(checkpoint.hold_interrupt(alone))
         for number in range(done, len(rounds)):
@@ -259,16 +262,20 @@ def _train(
                 columns.setdefault(name, []).append(value)
             if write is not None:
                 write(row)  # before the state is saved: a line too many is dropped when the run goes on
-            last, ends_here = number + 1 == len(rounds) or bool(state.stopped), interrupted()
+            last = number + 1 == len(rounds) or bool(state.stopped)
             if keeper is not None:
-                keeper.save(state, columns, number + 1, last or ends_here)
+                keeper.save(state, columns, number + 1, last)
             metrics = {name: value for name, value in row.items() if name != unit}
             show(at[number], {name: value for name, value in metrics.items() if not isinstance(value, list)})
             if given.callback is not None:
                 given.callback(at[number], metrics)
-            if ends_here and not last:
-                raise KeyboardInterrupt(f"{unit} {at[number]} of {at[-1]} is saved in {given.checkpoints}; "
-                                        "the same call goes on from there")  # fmt: skip
+            if interrupted():
+                break
+        if keeper is not None and interrupted():
+            done = len(columns.get(unit, []))
+            keeper.save(state, columns, done, last=True)
+            raise KeyboardInterrupt(f"{unit} {columns[unit][-1] if done else 0} of {at[-1]} is saved in "
+                                    f"{given.checkpoints}; the same call goes on from there")  # fmt: skip
     state = processes.gather(plan.mesh, state)
     result = make_result(state, {name: np.asarray(values) for name, values in columns.items()})
     raise_if_lost(state, result)

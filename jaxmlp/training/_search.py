@@ -274,7 +274,7 @@ def _begin_groups(given: _Given, tried: list[Settings]) -> list[tuple[np.ndarray
         index = np.flatnonzero([other == mark for other in marks])
         keys = jax.numpy.broadcast_to(given.key, (len(index),))
         arguments = given.arguments([tried[i] for i in index])
-        groups, _ = form_groups({**defaults, "net": mark[0], "data": given.data, "keys": keys, **arguments})
+        groups, _ = form_groups({**defaults, "net": mark[0], "data": given.data, "keys": keys, **arguments}, index)
         begun += [(index[group.index], group.begin()) for group in groups]
     return begun
 

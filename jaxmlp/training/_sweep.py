@@ -135,8 +135,13 @@ def summarize(row: dict[str, np.ndarray]) -> dict[str, float]:
     return {f"best {name}": float(best(name)(of)) for name, of in row.items() if not np.isnan(of).all()}
 
 
-def form_groups(arguments: dict[str, Any]) -> tuple[list[Group], dict[str, np.ndarray]]:
-    """The checked arguments of `sweep`, grouped by network and by `members_at_once`; and the settings that vary."""
+def form_groups(
+    arguments: dict[str, Any], numbers: np.ndarray | None = None
+) -> tuple[list[Group], dict[str, np.ndarray]]:
+    """The checked arguments of `sweep`, grouped by network and by `members_at_once`; and the settings that vary.
+
+    `numbers`: the members' own, by which those that share a key draw; 0, 1, .. unless given.
+    """
     net, data, axis = arguments.pop("net"), arguments.pop("data"), Axis()
     nets = _read_nets(net, axis)
     distinct = tuple(dict.fromkeys(nets))
@@ -149,8 +154,10 @@ def form_groups(arguments: dict[str, Any]) -> tuple[list[Group], dict[str, np.nd
     first_key = given.keys if given.keys.ndim == 0 else given.keys[0]
     keys = jnp.broadcast_to(given.keys, (E,))
     run = settings.make_run(given, dtype, key=first_key if given.shared_order else keys, weights_key=keys)
-    if given.shared_order and given.readout is not None:  # members that share a key differ by their number
-        run = run._replace(own_key=jax.vmap(jax.random.fold_in)(keys, jnp.arange(E)))
+    if given.readout is not None and given.shared_order:  # members that share a key differ by their number
+        run = run._replace(own_key=jax.vmap(jax.random.fold_in)(keys, jnp.arange(E) if numbers is None else numbers))
+    elif given.readout is not None:
+        _refuse_equal_keys(keys)
     runs = _broadcast_to_members(run, E)._replace(params=params if stacked else None)
     groups = []
     for one in distinct:
@@ -164,6 +171,16 @@ def form_groups(arguments: dict[str, Any]) -> tuple[list[Group], dict[str, np.nd
         parts = _split(index, given.members_at_once, sharding.length(plan.mesh, sharding.MEMBER))
         groups += [Group(part, plan, axes, initial, runs, own, data, shared) for part in parts]
     return groups, _find_varied(given, nets, axis)
+
+
+def _refuse_equal_keys(keys: PRNGKeyArray) -> None:
+    """Noise that two members share would cancel in their difference."""
+    drawn = np.asarray(jax.random.key_data(keys))
+    if len(np.unique(drawn, axis=0)) < len(drawn):
+        raise ValueError(
+            "keys holds a key twice, expected one for each member with a readout and shared_order=False: the readout "
+            "would draw the same numbers for both"
+        )
 
 
 def _make_plan(net: MLP, given: SimpleNamespace, data: Data, axes: Data) -> Plan:

@@ -12,10 +12,10 @@ import threading
 import zlib
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,14 @@ NAMES = {"regularization": "regularisation"}
 FOUND_ANEW = ("first_scale",)
 
 
+class Restored(NamedTuple):
+    """A checkpoint as a run goes on from it."""
+
+    state: TrainState
+    columns: Columns
+    log_bytes: int | None  # the length of the log when the state was saved; None where that is not known
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """A folder with the state after the last `every`-th epoch, and the state after the best one on validation.
@@ -55,10 +63,11 @@ class Checkpoints:
     every: int
     run: dict[str, Any]  # tells this run from another
     mesh: Mesh | None = None  # over several processes: these write together
+    log: Path | None = None  # the file that gets a line for each epoch, before its state is saved
 
     @contextmanager
-    def open(self, start: TrainState) -> Iterator[tuple[TrainState, Columns] | None]:
-        """The newest state and its history, None if there is none; and the folder for this run alone.
+    def open(self, start: TrainState) -> Iterator[Restored | None]:
+        """What is restored, None if there is nothing; and the folder for this run alone.
 
         Raises:
             ValueError: where another run wrote the files, or another run has the folder now.
@@ -82,8 +91,8 @@ class Checkpoints:
             return None
         return about.st_ino, about.st_mtime_ns, about.st_size
 
-    def restore(self, start: TrainState) -> tuple[TrainState, Columns] | None:
-        """The newest state and its history; None if there is none; ValueError if another run wrote them."""
+    def restore(self, start: TrainState) -> Restored | None:
+        """The newest state; None if there is none; ValueError if another run wrote it."""
         path, by_orbax = self.folder / LAST, sharded_trees.newest(self.folder)
         processes.check_agreement(self.mesh, **{f"the content of {self.folder}": [path.exists(), by_orbax]})
         if not path.exists() and by_orbax < 0:
@@ -92,13 +101,15 @@ class Checkpoints:
         like = _save_form(start)
         if about["done"] < by_orbax:
             about, where = sharded_trees.read_about(self.folder)
-            columns = self._check(about, where)["history"]
-            return _restored(start, sharded_trees.read(self.folder, like)), columns
-        tree, about = trees.read_tree(path, like)
-        done, best = self._check(about, path)["done"], 0 if tree.best is None else int(tree.best.epoch)
-        if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
-            raise ValueError(f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}")
-        return _restored(start, put_like(self.mesh, like, tree)), about["history"]
+            about, tree = self._check(about, where), sharded_trees.read(self.folder, like)
+        else:
+            tree, about = trees.read_tree(path, like)
+            about = self._check(about, path)
+            done, best = about["done"], 0 if tree.best is None else int(tree.best.epoch)
+            if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
+                raise ValueError(f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}")
+            tree = put_like(self.mesh, like, tree)
+        return Restored(_restore_state(start, tree), about["history"], about.get("log"))
 
     def _check(self, about: Any, where: Path) -> dict[str, Any]:
         """`about`, if it is that of this run's checkpoint."""
@@ -115,9 +126,15 @@ class Checkpoints:
                 )
         return about
 
+    def _log_bytes(self) -> int | None:
+        try:
+            return None if self.log is None else self.log.stat().st_size
+        except OSError:  # not written yet
+            return 0
+
     def save(self, state: TrainState, columns: Columns, done: int, last: bool) -> None:
         """Writes the files that are due after `done` epochs; `last`: of the run."""
-        about = {"run": self.run, "done": done, "history": columns}
+        about = {"run": self.run, "done": done, "history": columns, "log": self._log_bytes()}
         due = last or done % self.every == 0
         if processes.are_several(self.mesh):
             if due:
@@ -136,7 +153,7 @@ def _save_form(state: TrainState) -> Saved:
     return Saved(**{NAMES.get(name, name): values[name] for name in state._fields if name not in FOUND_ANEW})
 
 
-def _restored(start: TrainState, saved: Saved) -> TrainState:
+def _restore_state(start: TrainState, saved: Saved) -> TrainState:
     values = saved._asdict()
     return start._replace(**{name: values[NAMES.get(name, name)] for name in start._fields if name not in FOUND_ANEW})
 
@@ -152,7 +169,7 @@ def _is_history(given: Any, done: int) -> bool:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Holds the folder for this run until it ends, however it ends. Only POSIX systems lock folders."""
+    """Holds the folder for this run until it ends, however it ends. Only POSIX systems lock folders, NFS does not."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.name != "posix":
         yield
@@ -168,6 +185,8 @@ def _lock(folder: Path) -> Iterator[None]:
                 f"checkpoints is {str(folder)!r}, which another run is writing now; expected another folder, or to "
                 "wait until that run has ended"
             ) from None
+        except OSError:  # this file system has no such locks
+            pass
         yield
     finally:
         os.close(descriptor)
@@ -179,15 +198,16 @@ def hold_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
 
     A second SIGINT interrupts at once.
     """
-    if not active or threading.current_thread() is not threading.main_thread():
+    before, held = signal.getsignal(signal.SIGINT), []
+    if not active or before is None or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before, held = signal.getsignal(signal.SIGINT), []
 
     def hold(number: int, frame: Any) -> None:
         held.append(number)
         signal.signal(signal.SIGINT, before)
-        print("interrupted: this epoch ends first and is saved; interrupt again to stop at once", file=sys.stderr)
+        with suppress(RuntimeError, OSError):  # the signal may come while the same stream is written to
+            print("interrupted: this epoch ends first and is saved; interrupt again to stop at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, hold)
     try:

@@ -39,11 +39,14 @@ def check_readout(plan: Plan, state: TrainState, data: Data) -> None:
         raise ValueError(f"readout gives {got}, expected the parameters' structure {expected}")
 
 
-def check_padding(plan: Plan, state: TrainState, data: Data) -> None:
-    """Refuses a readout that looks at examples of weight 0, with which batches are filled up."""
-    if plan.readout is None or _forms(plan, state, data)[1] is None:
+def check_padding(plan: Plan, state: TrainState, data: Data, always: bool = False) -> None:
+    """Refuses a readout that looks at examples of weight 0, with which batches are filled up.
+
+    `always`: also where no batch is known to be filled up, as of a stream on a mesh.
+    """
+    if plan.readout is None or (not always and _forms(plan, state, data)[1] is None):
         return
-    made = [_read(plan, state, data, jnp.asarray(factor, jnp.float32)) for factor in (1, -3)]
+    made = [_read(plan, state, data, jnp.asarray(factor, jnp.float32), always) for factor in (1, -3)]
     if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, made), strict=True)):
         raise ValueError(
             "readout depends on an example of weight 0, which only fills up a batch; expected one that weighs its "
@@ -53,13 +56,14 @@ def check_padding(plan: Plan, state: TrainState, data: Data) -> None:
 
 def read_fixed(plan: Plan, state: TrainState, data: Data) -> Any:
     """The readout of fixed numbers; None without a readout."""
-    return None if plan.readout is None else _read(plan, state, data, jnp.ones((), jnp.float32))
+    return None if plan.readout is None else _read(plan, state, data, jnp.ones((), jnp.float32), False)
 
 
-@compiled("plan")
-def _read(plan: Plan, state: TrainState, data: Data, factor: Any) -> Any:
+@compiled("plan", "weighted")
+def _read(plan: Plan, state: TrainState, data: Data, factor: Any, weighted: bool) -> Any:
     trace, weights = _forms(plan, state, data)
     b = len(trace.losses)
+    weights = jax.ShapeDtypeStruct((b,), trace.losses.dtype) if weighted else weights
     last = jnp.where(jnp.arange(b) == b - 1, factor, 1)
     size = last * jnp.ldexp(jnp.ones(b, jnp.float32), jnp.arange(b) % 13 - 6)  # small gradients and large ones
     scaled = lambda delta: (size[:, None] * _fill(delta)).astype(delta.dtype)

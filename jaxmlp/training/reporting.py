@@ -101,39 +101,47 @@ def show(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report
 
 
 @contextmanager
-def append_json(path: str | Path, unit: str, done: int | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+def append_json(
+    path: str | Path, unit: str, done: int | None, known: int | None = None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yields the function that appends a row as one line.
 
     On resuming (`done` is then a number), lines at the end of the file after epoch `done` are dropped: the run writes
-    them again. All others stay. A file that is no text is refused, lest a run write into it.
+    them again. All others stay, so those in the first `known` bytes, which the file had when epoch `done` was saved,
+    and all where another run has written since. A file that is no text is refused, lest a run write into it.
     """
     path = paths.check(path, "log")
     with paths.name_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    end, torn = _find_end(path, unit, done) if path.is_file() else (None, False)
+    end, torn = _find_end(path, unit, done, known) if path.is_file() else (None, False)
     with paths.name_errors(path):
         if end is not None:
             os.truncate(path, end)
-        file = path.open("a", encoding="utf-8")
+        file = path.open("ab", buffering=0)  # a buffer would fail once more when it is closed
 
-    def write(row: dict[str, Any]) -> None:
+    def append(text: str) -> None:
+        left = text.encode()
         with paths.name_errors(path):
-            file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
-            file.flush()
+            while left:
+                left = left[file.write(left) :]
 
     with file:
         if torn:
-            file.write("\n")  # ends a line torn by a kill
-        yield write
+            append("\n")  # ends a line torn by a kill
+        yield lambda row: append(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
 
 
-def _find_end(path: Path, unit: str, done: int | None) -> tuple[int | None, bool]:
+def _find_end(path: Path, unit: str, done: int | None, known: int | None) -> tuple[int | None, bool]:
     """Where the lines that stay end, if others follow them, and whether the last one that stays has no end."""
-    place, end, torn = 0, 0, False
+    place, end, torn, above = 0, 0, False, math.inf if done is None else done
     for line in paths.read_lines(path):
-        place += len(line.encode())
-        if done is None or not _read_unit(line, unit) > done:
-            end, torn = place, not line.endswith(("\n", "\r"))
+        begin, place, number = place, place + len(line.encode()), _read_unit(line, unit)
+        if number > above and begin >= (known or 0):
+            above = above if known is None else number  # the lines of one run count up
+            continue
+        end, torn = place, not line.endswith(("\n", "\r"))
+        if known is not None and begin >= known:
+            above = math.inf  # another run has written here
     return (None if end == place else end), torn
 
 
@@ -149,5 +157,6 @@ def _read_unit(line: str, unit: str) -> float:
     try:
         number = json.loads(line)[unit]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf if line.startswith(f'{{"{unit}"') else -math.inf
+        row = f'{{"{unit}"'
+        return math.inf if line.startswith(row) or row.startswith(line) else -math.inf
     return number if isinstance(number, int | float) and not isinstance(number, bool) else -math.inf
