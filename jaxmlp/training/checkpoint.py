@@ -107,7 +107,9 @@ class Checkpoints:
             about = self._check(about, path)
             done, best = about["done"], 0 if tree.best is None else int(tree.best.epoch)
             if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
-                raise ValueError(f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}")
+                raise ValueError(
+                    f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}"
+                )
             tree = put_like(self.mesh, like, tree)
         return Restored(_restore_state(start, tree), about["history"], about.get("log"))
 
