@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         from experiments import _all
-        from experiments.output import Output
+        from experiments.output import NotReached, Output
         from jaxmlp import DivergedError
 
         module: Any = _all if name == "all" else importlib.import_module(f"experiments.{name}")
@@ -44,6 +44,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError, ChildProcessError, DivergedError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except NotReached as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

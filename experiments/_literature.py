@@ -115,5 +115,5 @@ ROWS = (
     Row("XOR 2-3-1 sigmoid", "99% solved", "solved", 0.99, jm.MLP((2, 3, 1), "sigmoid", "sigmoid", BCE), plain(2.0),
         5000, 4, data="xor", seeds=1000, quick=True, note="deviation 0.3, 5,000 full-batch steps of rate 2"),
     Row("two spirals, 2-64-64-1 tanh", "20,000 epochs", "accuracy", 1.0, jm.MLP((2, 64, 64, 1), "tanh", "sigmoid", BCE),
-        adam(0.01), 1000, 194, "lecun", data="spirals", seeds=10, quick=True, note="Adam, 1,000 full-batch epochs"),
+        adam(0.01), 2000, 194, "lecun", data="spirals", seeds=10, quick=True, note="Adam, 2,000 full-batch epochs"),
 )  # fmt: skip

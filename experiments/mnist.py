@@ -59,15 +59,16 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         Y_hat = jm.predict(net, result.params, X_test, preprocess=scale_pixels)
         test = float(metrics.accuracy(Y_hat, Y_test))
         histories[f"key {seed}"] = result.history
-        rows.append({"key": seed, "best epoch": result.best_epoch, "train": result.history["accuracy"][-1],
-                     "validation": result.history["validation_accuracy"].max(), "test": test,
-                     "seconds": seconds})  # fmt: skip
+        rows.append({"key": seed, **_read_best_epoch(result), "test": test, "seconds": seconds})
         columns = {name: column for name, column in result.history.items() if column.ndim == 1}
         out.numbers(f"history_{seed}", columns)
     assert result is not None
     mean = float(np.mean([row["test"] for row in rows]))
     share = ("train", "validation", "test")
-    out.table("accuracy", [{k: f"{v:.2%}" if k in share else f"{v:.3g}" for k, v in row.items()} for row in rows])
+    out.table(
+        "accuracy at the best epoch, that of the least validation cost",
+        [{k: f"{v:.2%}" if k in share else f"{v:.3g}" for k, v in row.items()} for row in rows],
+    )
     out.say(f"test accuracy {mean:.2%}, mean of {keys} (deviation {np.std([row['test'] for row in rows]):.2%})")
     counts = np.asarray(metrics.confusion_matrix(Y_hat, Y_test))
     names = [pictures.classes[d] for d in settings.digits] or list(pictures.classes)
@@ -78,6 +79,14 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.picture("weights", plotting.weights_as_images(W, (pictures.X.shape[1], pictures.X.shape[2])))
     out.close()
     return {"accuracy": mean}
+
+
+def _read_best_epoch(result: jm.Result) -> dict[str, float]:
+    """The accuracies of one epoch: the one whose weights the run returns, that of the least validation cost."""
+    best = result.best_epoch
+    assert best is not None
+    train, dev = (float(result.history[name][best - 1]) for name in ("accuracy", "validation_accuracy"))
+    return {"best epoch": best, "train": train, "validation": dev}
 
 
 def _check_gradient(net: jm.MLP, params, X, Y, out: Output) -> None:

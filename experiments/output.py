@@ -14,6 +14,10 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 
+class NotReached(Exception):
+    """An experiment ran and missed a published figure; its tables and pictures are there."""
+
+
 @dataclass(frozen=True)
 class Output:
     """A folder for the settings, tables, numbers and pictures of one run."""

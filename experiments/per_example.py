@@ -88,7 +88,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 def _histogram(found: np.ndarray, wrong: np.ndarray):
     figure, ax = plotting.figure(size=(6, 3.6))
-    bins = np.logspace(np.log10(max(found.min(), 1e-4)), np.log10(found.max()), 60)
+    least = max(found.min(), 1e-4)
+    found = np.maximum(found, least)  # smaller ones are in the first bin
+    bins = np.geomspace(least, found.max(), 60)
     ax.hist(found[~wrong], bins, color=plotting.BLUE, alpha=0.7, label="right label")
     ax.hist(found[wrong], bins, color=plotting.ORANGE, alpha=0.8, label="planted wrong label")
     ax.set(xscale="log", yscale="log", xlabel="norm of the example's gradient", ylabel="number of examples")

@@ -101,10 +101,10 @@ def _share(score: float) -> str:
 def _picture(found: jm.SearchResult):
     """The validation error of every trial against its settings; the color has its epochs."""
     from matplotlib import colormaps
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axes = plotting.figure(1, 3, size=(4.4, 3.8), sharey=True)
-    error = 100 * (1 + np.where(np.isfinite(found.scores), found.scores, np.nan))
+    diverged = ~np.isfinite(found.scores)
+    error = 100 * (1 + np.where(diverged, np.nan, found.scores))
     of = lambda name: np.asarray([s[name] for s in found.trials])
     shapes = ["-".join(map(str, s["hidden"])) + "\n" + s["activation"] for s in found.trials]
     kinds = sorted(set(shapes))
@@ -117,14 +117,18 @@ def _picture(found: jm.SearchResult):
             chosen, color = found.epochs == epochs, colormaps["viridis"](number / max(1, len(lengths) - 1))
             ax.scatter(values[chosen], error[chosen], s=30, color=color, edgecolor="black", linewidth=0.4,
                        label=f"{epochs}")  # fmt: skip
-        ax.set(xlabel=label, xscale="log", yscale="log")
+        if diverged.any():  # at the upper edge
+            ax.plot(values[diverged], np.ones(diverged.sum()), "x", color=plotting.RED, label="diverged", clip_on=False,
+                    transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.set(xlabel=label)
         ax.grid(alpha=0.3)
-    axes[2].set_xscale("linear")
+    for ax in axes[:2]:
+        ax.set_xscale("log")
+        plotting.set_log_ticks(ax.xaxis)
     axes[2].set_xticks(range(len(kinds)), kinds, fontsize="small")
     axes[0].set_ylabel("validation error (%)")
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    plotting.set_log_scale(axes[0], error)
+    plotting.set_log_ticks(axes[0].yaxis)
     labels = axes[0].get_legend_handles_labels()
     figure.legend(*labels, loc="outside right", title="epochs\ntrained", fontsize="small")  # pyright: ignore
     return figure

@@ -47,13 +47,13 @@ from jaxmlp.readouts import gradient_gram as gradient_gram
 from jaxmlp.readouts import kronecker_factors as kronecker_factors
 from jaxmlp.readouts import layer_norms as layer_norms
 from jaxmlp.readouts import mean_gradient as mean_gradient
-from jaxmlp.readouts import noise_scale as noise_scale
 from jaxmlp.readouts import per_example_gradients as per_example_gradients
 from jaxmlp.readouts import per_example_norms as per_example_norms
 from jaxmlp.readouts import second_moment as second_moment
-from jaxmlp.readouts import variance as variance
 from jaxmlp.readouts import weight_jacobian as weight_jacobian
 from jaxmlp.rule import Rule as Rule
+from jaxmlp.spread import noise_scale as noise_scale
+from jaxmlp.spread import variance as variance
 from jaxmlp.starts import ggn_blocks as ggn_blocks
 from jaxmlp.starts import ggn_diagonal as ggn_diagonal
 from jaxmlp.starts import hessian_root as hessian_root

@@ -1,16 +1,16 @@
 """The backward pass, by hand: the start of an error signal, its recursion down the layers, and the trace it leaves."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
-from jaxmlp import readouts, rules, validate
+from jaxmlp import norms, readouts, rules, validate
 from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.readouts import Trace
 from jaxmlp.rule import Down, Rule
 from jaxmlp.validate import Examples, Given, Preprocess
@@ -73,7 +73,7 @@ def recur(
         error = rule.carry(down)  # dL/da^l
         if tape.masks is not None:
             error = tape.masks[l + 1] * error
-        deltas.insert(0, rule.pull(down, error))  # f_l'(z^l) * error
+        deltas.insert(0, rule.pull(down, error).astype(z.dtype))  # f_l'(z^l) * error
     return tuple(deltas)
 
 
@@ -113,7 +113,7 @@ def backward(
 
 
 # Jitted inside other jitted functions, too: XLA then rounds a step alike, whatever else its program reads from a trace.
-@partial(jax.jit, static_argnames=("net", "rule"))
+@compiled("net", "rule")
 def trace_of(
     net: MLP,
     params: Params,
@@ -150,12 +150,14 @@ def gradient_pass(
     """
     X, Y, weights, masks = examples
     share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
-    trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if rule.linear else None)
+    early = rule.linear and not norms.is_narrow(X.dtype)  # a share of a large batch is no number of a narrow dtype
+    trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if early else None)
     deltas = trace.deltas
-    if not rule.linear:
-        each = share[:, None] if isinstance(share, jax.Array) else share
-        deltas = tuple(each * delta for delta in deltas)  # the product's smaller factor
-    return trace.losses, trace.output, readouts.sum_of_products(deltas, trace.inputs, net.products)
+    if not early:
+        each = share if weights is None else share[:, None]  # pyright: ignore[reportIndexIssue]
+        deltas = tuple(each * norms.widen(delta) for delta in deltas)  # the product's smaller factor
+    grads = readouts.sum_of_products(deltas, trace.inputs, net.products)
+    return trace.losses, trace.output, readouts.narrow(grads, X.dtype)
 
 
 def backprop(
@@ -193,7 +195,7 @@ def backprop(
     return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+@compiled("net", "preprocess", "rule")
 def _backprop(net, params, examples, preprocess, rule, rule_state):
     X = network_inputs(examples.X, preprocess, params[0].W.dtype)
     return trace_of(net, params, X, examples.Y, examples.masks, rule, rule_state)
@@ -236,7 +238,7 @@ def value_and_grad(
     return _value_and_grad(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess", "rule"))
+@compiled("net", "preprocess", "rule")
 def _value_and_grad(net, params, examples, preprocess, rule, rule_state):
     examples = examples._replace(X=network_inputs(examples.X, preprocess, params[0].W.dtype))
     losses, _, grads = gradient_pass(net, params, examples, rule, rule_state)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,53 +23,31 @@ import numpy as np
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from jaxmlp import validate
+from jaxmlp.circuit_custom import CUSTOM, Call
 from jaxmlp.circuit_drawing import draw_circuit
-from jaxmlp.circuit_gates import GATES, Row
+from jaxmlp.circuit_gates import Row
+from jaxmlp.circuit_wires import Wire, multiply_back, select_upstream
 from jaxmlp.tables import align_columns, format_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
-class Wire:
-    """The output of a gate, an argument, or a constant."""
+def _walk(jaxpr, constants, inputs: Sequence[Wire], made: list[Wire], calls: list[Call]) -> list[Wire]:
+    """Runs a jaxpr gate by gate, nested ones too, and returns the wires of its outputs.
 
-    value: np.ndarray
-    gate: str = ""  # a name in GATES, "argument", or "" for a constant
-    inputs: tuple[Wire, ...] = ()  # of the gate
-    params: dict[str, Any] = field(default_factory=dict)  # of the gate, such as axes
-
-    @property
-    def carries(self) -> bool:
-        """Whether it carries a gradient: a floating-point number that depends on an argument."""
-        return bool(self.gate) and jnp.issubdtype(self.value.dtype, jnp.floating)
-
-    @property
-    def input_values(self) -> tuple[np.ndarray, ...]:
-        """The values of the gate's inputs."""
-        return tuple(wire.value for wire in self.inputs)
-
-    def local_gradients(self) -> tuple[np.ndarray | None, ...]:
-        """`dout/dx` for each input x: an array, one number where all entries share it, None for no gradient."""
-        if not self.carries or not any(wire.carries for wire in self.inputs):
-            return (None,) * len(self.inputs)
-        if self.gate not in GATES:
-            raise ValueError(f"function uses the gate {self.gate!r}, expected gates among {', '.join(GATES)}")
-        found = GATES[self.gate].local(self.value, *self.input_values, **self.params)
-        pairs = zip(found, self.inputs, strict=True)
-        return tuple(np.asarray(l, self.value.dtype) if wire.carries else None for l, wire in pairs)
-
-
-def _walk(jaxpr, constants, inputs: Sequence[Wire], made: list[Wire]) -> list[Wire]:
-    """Runs a jaxpr gate by gate, nested ones too, and returns the wires of its outputs. Appends all gates to `made`."""
+    Appends all gates to `made`, and to `calls` the functions that bring a derivative of their own.
+    """
     wires = dict(zip(jaxpr.constvars, [Wire(_to_numpy(c)) for c in constants], strict=True))
     wires |= dict(zip(jaxpr.invars, inputs, strict=True))
     wire_of = lambda v: Wire(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else wires[v]  # pyright: ignore
     for equation in jaxpr.eqns:
         given = [wire_of(v) for v in equation.invars]
-        nested = _find_nested(equation)
-        outputs = _walk(nested.jaxpr, nested.consts, given, made) if nested else _run(equation, given, made)
+        nested, inside = _find_nested(equation), []
+        outputs = _walk(nested.jaxpr, nested.consts, given, inside, calls) if nested else _run(equation, given, inside)
+        if equation.primitive.name in CUSTOM and nested:
+            calls.append(Call(jaxpr, equation, given, outputs, inside))
+        made += inside
         wires |= dict(zip(equation.outvars, outputs, strict=True))
     return [wire_of(v) for v in jaxpr.outvars]
 
@@ -83,7 +61,7 @@ def _find_nested(equation):
     """The jaxpr of a nested function; None for a gate."""
     if equation.primitive.name == "jit":
         return equation.params["jaxpr"]
-    if equation.primitive.name == "custom_jvp_call" and not _is_relu(equation):
+    if equation.primitive.name in CUSTOM and not _is_relu(equation):
         return equation.params["call_jaxpr"]
     return None
 
@@ -98,7 +76,7 @@ def _run(equation, given: list[Wire], made: list[Wire]) -> list[Wire]:
     """Runs one gate. Without arguments upstream its output is a constant; a cast to the same dtype is left out."""
     name, params = equation.primitive.name, equation.params
     values = [wire.value for wire in given]
-    if name == "custom_jvp_call":
+    if name in CUSTOM:
         name, params, outputs = "relu", {}, jaxpr_as_fun(params["call_jaxpr"])(*values)
     else:
         outputs = equation.primitive.bind(*values, **params)
@@ -113,29 +91,7 @@ def _run(equation, given: list[Wire], made: list[Wire]) -> list[Wire]:
     return found
 
 
-def _select_upstream(output: Wire, made: Sequence[Wire]) -> list[Wire]:
-    """The wires that the output depends on, in their order."""
-    needed = {output}
-    for wire in reversed(made):
-        if wire in needed:
-            needed.update(wire.inputs)
-    return [wire for wire in made if wire in needed]
-
-
-def _multiply_back(output: Wire, gates: Sequence[Wire], local: dict[Wire, Any]) -> dict[Wire, np.ndarray]:
-    """The upstream gradient `df/dwire` of each wire: `df/dx = sum over the gates that x feeds of local * upstream`."""
-    upstream = {output: np.ones_like(output.value)}
-    for out in reversed(gates):
-        if out not in upstream or not any(l is not None for l in local[out]):
-            continue
-        downstream = GATES[out.gate].times(local[out], upstream[out], *out.input_values, **out.params)
-        for x, gradient in zip(out.inputs, downstream, strict=True):
-            if x.carries:
-                upstream[x] = upstream.get(x, 0) + np.asarray(gradient, x.value.dtype)
-    return upstream
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """The result of `circuit`; it prints as a table with a row for each wire."""
 
@@ -147,6 +103,14 @@ class Circuit:
     def gates(self) -> tuple[Row, ...]:
         """The rows of gates."""
         return tuple(row for row in self.rows if row.gate)
+
+    def __repr__(self) -> str:
+        """One line; the table is `str(circuit)`."""
+        shown = ", ".join(f"{row.wire}={format_array(row.upstream)}" for row in self.rows[:5] if not row.gate)
+        more = ", .." if sum(not row.gate for row in self.rows) > 5 else ""
+        return (
+            f"Circuit(value={format_array(np.asarray(self.value))}, {len(self.gates)} gates, gradients {shown}{more})"
+        )
 
     def __str__(self) -> str:
         cells = [("wire", "gate", "inputs", "value", "local gradients", "upstream gradient")]
@@ -165,18 +129,21 @@ def circuit(function: Callable[..., Any], *arguments: Any) -> Circuit:
     """The circuit of `f = function(*arguments)`: each gate's value, local gradients and upstream gradient `df/dwire`.
 
     `df/dx = sum over the gates that x feeds of (dout/dx) (df/dout)`: local gradient times upstream gradient.
-    The gradients equal `jax.grad`'s, also where the inputs of max and min are equal.
+    The gradients equal `jax.grad`'s, also at kinks: equal inputs of max and min share, abs has the derivative 1 at 0,
+    relu, sign and the functions that round have 0. They differ in one place: for `x ** y` with both 0, `df/dx` is 0 and
+    not NaN.
 
     Args:
-        function: returns one floating-point number and consists of the gates in `circuit_gates.GATES`. Nested
-            functions are followed. A function with `jax.custom_jvp` is differentiated as written; its own derivative
-            is ignored.
+        function: returns one floating-point number and consists of the gates in `circuit_gates.GATES`, without complex
+            numbers. Nested functions are followed, also into those with `jax.custom_jvp` or `jax.custom_vjp`, such as
+            `jm.as_function`.
         arguments: numbers, arrays or pytrees of them. Integers become floats.
     Returns:
         `Circuit(value, gradients, rows)`; it prints as a table and has `draw()`.
     Raises:
         ValueError: where the function is not callable, does not take these arguments, does not return one
-            floating-point number, or uses an unknown gate; where an argument is traced, not finite or not a number.
+            floating-point number, uses an unknown gate or complex numbers, or calls a function whose own derivative is
+            not that of its gates; where an argument is traced, not finite or not a number.
     Example:
         >>> found = jm.circuit(lambda x, y, z: (x + y) * z, -2, 5, -4)
         >>> print(found)
@@ -191,12 +158,15 @@ def circuit(function: Callable[..., Any], *arguments: Any) -> Circuit:
     """
     names, leaves, structure = _name_leaves(function, arguments)
     jaxpr = _make_jaxpr(function, structure, leaves)
-    inputs, made = [Wire(np.asarray(leaf), "argument") for leaf in leaves], []
-    output = _walk(jaxpr.jaxpr, jaxpr.consts, inputs, made)[0]
-    gates = _select_upstream(output, made)
+    inputs, made, calls = [Wire(np.asarray(leaf), "argument") for leaf in leaves], [], []
+    output = _walk(jaxpr.jaxpr, jaxpr.consts, inputs, made, calls)[0]
+    gates, upstream = select_upstream([output], made), {output: np.ones_like(output.value)}
     with np.errstate(all="ignore"):  # an infinite gradient needs no warning, as in JAX
         local = {wire: wire.local_gradients() for wire in gates}
-        upstream = _multiply_back(output, gates, local)
+        multiply_back(upstream, gates, local)
+        for call in calls:
+            if any(wire in upstream for wire in call.outputs):
+                call.check(upstream)
     named = dict(zip(inputs, names, strict=True)) | _name_gates(function, gates, names)
     gradients = [jnp.asarray(upstream.get(wire, np.zeros_like(wire.value))) for wire in inputs]
     rows = [Row(n, "", (), w.value, (), np.asarray(g)) for n, w, g in zip(names, inputs, gradients, strict=True)]

@@ -1,15 +1,15 @@
 """One example through the network, the tape it leaves, and the cost, which is plain JAX."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.validate import Given, Preprocess
 
 # Dropout: a mask (n_l,) of 0 and 1/keep for the inputs and one for each hidden layer; a batch's are (m, n_l).
@@ -31,11 +31,11 @@ def propagate(
     """`z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)`, from `a^0 = x`: `forward` without its checks."""
     a, inputs, pre_activations = x, [], []
     for l, (layer, f) in enumerate(zip(params, net.activations, strict=True)):
-        a = a if masks is None else masks[l] * a
+        a = a if masks is None else (masks[l] * a).astype(a.dtype)
         z = net.product(layer.W, a) + layer.b
         inputs.append(a)
         pre_activations.append(z)
-        a = f.f(z)
+        a = f(z)
     return a, Tape(tuple(inputs), tuple(pre_activations), a, masks)
 
 
@@ -65,7 +65,7 @@ def forward(
 
 @takes_network
 def output_loss(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, ""]:
-    """`L(y_hat, y)` of one example, from `z^K` in log space for a canonical pair.
+    """`L(y_hat, y)` of one example, from `z^K` in log space where the loss has logarithms: see `Loss.value`.
 
     Args:
         y: one label: an integer class, a row `(n_K,)`, or a number for a single output.
@@ -109,8 +109,8 @@ def tail_loss(
         raise ValueError(f"z has shape {jnp.shape(z)}, expected ({net.sizes[layer]},) at layer {layer}")
     y = validate.targets(net, y, None, name="y")
     for l in range(layer, net.depth):
-        a = net.hidden[l - 1].f(z)
-        a = a if masks is None else masks[l] * a
+        a = net.hidden[l - 1](z)
+        a = a if masks is None else (masks[l] * a).astype(a.dtype)
         z = net.product(params[l].W, a) + params[l].b
     return net.loss.value(net.output, z, net.loss.target(y, z))
 
@@ -135,7 +135,7 @@ def predict(
     return _predict(net, params, X, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _predict(net, params, X, preprocess):
     X = network_inputs(X, preprocess, params[0].W.dtype)
     return jax.vmap(lambda x: propagate(net, params, x)[0])(X)
@@ -170,7 +170,7 @@ def cost(
     return _cost(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _cost(net, params, examples, preprocess):
     X, Y, weights, masks = examples
     losses, _ = batch_losses(net, params, network_inputs(X, preprocess, params[0].W.dtype), Y, masks)
@@ -195,8 +195,10 @@ def network_inputs(X: Num[Array, "m ..."], preprocess: Preprocess | None, dtype:
 
 
 def mean(values: Float[Array, "m *rest"], weights: Float[Array, " m"] | None) -> Float[Array, "*rest"]:
-    """The mean over examples, `sum_m w v / sum_m w`."""
+    """The mean over examples, `sum_m w v / sum_m w`, its sums in at least float32."""
     if weights is None:
-        return values.mean(0)
+        return norms.widen(values).mean(0).astype(values.dtype)
+    weights = norms.widen(weights)
     total = weights.sum()
-    return jnp.tensordot(weights, values, 1) / jnp.where(total == 0, 1, total)  # 0 for a batch of padding alone
+    mean = jnp.tensordot(weights, norms.widen(values), 1) / jnp.where(total == 0, 1, total)  # 0 for padding alone
+    return mean.astype(values.dtype)

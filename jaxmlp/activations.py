@@ -9,16 +9,31 @@ from Clevert et al. 2016, GELU (the tanh form) from Hendrycks and Gimpel 2016, S
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmlp.pickling import Description
+
 Elementwise = Callable[[Array], Array]
 
 
+class LogOdds(NamedTuple):
+    """`o = log(a / (1 - a))` of an output's values a in (0, 1), from z: there logarithms of a lose no digit.
+
+    All are functions of one example's `z (k,)`, and J is the Jacobian of `f`; the last two are for curvature.
+    """
+
+    f: Elementwise  # o
+    pull: Callable[[Array, Array], Array]  # `pull(z, error)`, J^T error
+    jacobian: Elementwise  # J, (k, k)
+    pull_derivative: Callable[[Array, Array, Array], Array]  # the derivative of `pull(z, error)` in z along dz
+
+
 @dataclass(frozen=True)
-class Activation:
+class Activation(Description):
     """`a = f(z)` with its derivatives `df` (f') and `d2f` (f''), functions of `z` that act entry by entry.
 
     Args:
@@ -26,6 +41,7 @@ class Activation:
         d2f: for Hessian-vector products only.
         range: the smallest and the largest value of f. A loss whose domain does not hold it refuses the output.
         kinks: the z at which f or f' jumps. Checks leave out and name the entries whose central difference crosses one.
+        log_odds: for an output in (0, 1), so that losses with logarithms stay right where a rounds to 0 or 1.
     Example:
         >>> cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
         >>> jm.MLP((3, 4, 2), hidden=cube)
@@ -38,10 +54,15 @@ class Activation:
     d2f: Elementwise | None = None
     range: tuple[float, float] = (-math.inf, math.inf)
     kinks: tuple[float, ...] = ()
+    log_odds: LogOdds | None = None
+
+    def __call__(self, z: Float[Array, "*o"]) -> Float[Array, "*o"]:
+        """`f(z)` in z's dtype: a constant of NumPy's float64 in f changes no dtype."""
+        return self.f(z).astype(z.dtype)
 
     def pull(self, z: Float[Array, " o"], error: Float[Array, " o"]) -> Float[Array, " o"]:
         """`J(z)^T error`, which is dL/dz for `error = dL/da`; here J is diagonal, `diag(f'(z))`."""
-        return self.df(z) * error
+        return self.df(z).astype(z.dtype) * error
 
     def pull_derivative(
         self, z: Float[Array, " o"], error: Float[Array, " o"], dz: Float[Array, " o"]
@@ -49,7 +70,7 @@ class Activation:
         """The derivative of `pull(z, error)` in z along dz, `f''(z) dz error`, for second derivatives."""
         if self.d2f is None:
             raise ValueError(f"activation {self.name!r} has no d2f, expected one for Hessian products")
-        return self.d2f(z) * dz * error
+        return self.d2f(z).astype(z.dtype) * dz * error
 
 
 class Softmax(Activation):
@@ -57,15 +78,20 @@ class Softmax(Activation):
 
     def pull(self, z: Float[Array, " k"], error: Float[Array, " k"]) -> Float[Array, " k"]:
         """`J(z)^T error = a * (error - a . error)`; J is symmetric and never formed."""
-        a = jax.nn.softmax(z)
+        a, error = jax.nn.softmax(z), _relative_to_largest(z, error)
         return a * (error - jnp.dot(a, error))
 
     def pull_derivative(
         self, z: Float[Array, " k"], error: Float[Array, " k"], dz: Float[Array, " k"]
     ) -> Float[Array, " k"]:
         """With `da = J dz`: `da * (error - a . error) - a (da . error)`."""
-        a, da = jax.nn.softmax(z), self.pull(z, dz)
+        a, da, error = jax.nn.softmax(z), self.pull(z, dz), _relative_to_largest(z, error)
         return da * (error - jnp.dot(a, error)) - a * jnp.dot(da, error)
+
+
+def _relative_to_largest(z: Float[Array, " k"], error: Float[Array, " k"]) -> Float[Array, " k"]:
+    """The error without its entry at the largest z. J takes no constant, and an a near 1 then cancels nothing."""
+    return error - error[jnp.argmax(z)]
 
 
 def _sigmoid_df(z):
@@ -107,8 +133,8 @@ _GELU_SCALE, _GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def _gelu_parts(z):
-    """`t = tanh(u)`, `u'` and `u''` of the inner polynomial `u = s (z + c z^3)`; beyond |z| = 50, t is +-1 exactly."""
-    z = jnp.clip(z, -50, 50)
+    """`t = tanh(u)`, `u'` and `u''` of the inner polynomial `u = s (z + c z^3)`; beyond |z| = 10, t is +-1 exactly."""
+    z = jnp.clip(z, -10, 10)
     t = jnp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * z**3))
     return z, t, _GELU_SCALE * (1 + 3 * _GELU_CUBIC * z**2), _GELU_SCALE * 6 * _GELU_CUBIC * z
 
@@ -138,8 +164,62 @@ def _softmax_jacobian(z):
     return jnp.diag(a) - jnp.outer(a, a)
 
 
+def _split_largest(z: Float[Array, " k"]):
+    """Softmax's z relative to its largest, which entry that is, and the others relative to the largest of these.
+
+    The sum of e^z over all entries but the largest starts from the others alone; any other such sum holds a 1. Masked
+    classes have a z of -inf.
+    """
+    is_top = jnp.arange(z.shape[0]) == jnp.argmax(z)
+    z = z - jax.lax.stop_gradient(jnp.max(z))  # no result depends on it
+    others = jnp.where(is_top, -jnp.inf, z)
+    second = jax.lax.stop_gradient(jnp.max(others))
+    others = jnp.where(jnp.isfinite(others), others - jnp.where(jnp.isfinite(second), second, 0), -jnp.inf)
+    return z, is_top, others, second
+
+
+def _softmax_odds(z):
+    """`o_i = z_i - log sum_(j != i) e^(z_j)`."""
+    z, is_top, others, second = _split_largest(z)
+    rest = jnp.where(is_top, jnp.sum(jnp.exp(others)), jnp.sum(jnp.exp(z)) - jnp.exp(z))  # 0 without other classes
+    return z - jnp.where(is_top, second, 0) - jnp.log(jnp.where(rest == 0, 1, rest))
+
+
+def _pull_softmax_odds(z, error):
+    """`J^T error` for `J_ij = 1[i=j] - q_ij`, `q_ij = e^(z_j) / sum_(l != i) e^(z_l)` with `q_ii = 0`, in O(k)."""
+    z, is_top, others, _ = _split_largest(z)
+    a, q = jax.nn.softmax(z), jnp.exp(others)
+    q = q / jnp.maximum(jnp.sum(q), 1)  # of the largest
+    each = jnp.where(is_top, 0, error / jnp.where(is_top, 1, 1 - a))
+    largest = jnp.sum(jnp.where(is_top, error, 0))
+    return jnp.where(is_top, largest, each - largest * q) - a * jnp.sum(each)
+
+
+def _softmax_odds_jacobian(z):
+    unit = jnp.eye(z.shape[0], dtype=z.dtype)
+    return jax.vmap(lambda e: _pull_softmax_odds(z, e))(unit)
+
+
+def _pull_softmax_odds_derivative(z, error, dz):
+    """The sum of `error_i H_i dz`, H_i the Hessian `q_i q_i^T - diag(q_i)` of o_i."""
+    q = jnp.eye(z.shape[0], dtype=z.dtype) - _softmax_odds_jacobian(z)
+    return q.T @ (error * (q @ dz)) - (q.T @ error) * dz
+
+
 identity = Activation("identity", lambda z: z, jnp.ones_like, jnp.zeros_like)
-sigmoid = Activation("sigmoid", jax.nn.sigmoid, _sigmoid_df, _sigmoid_d2f, range=(0, 1))
+sigmoid = Activation(
+    "sigmoid",
+    jax.nn.sigmoid,
+    _sigmoid_df,
+    _sigmoid_d2f,
+    range=(0, 1),
+    log_odds=LogOdds(
+        f=lambda z: z,
+        pull=lambda z, error: error,
+        jacobian=lambda z: jnp.eye(z.shape[0], dtype=z.dtype),
+        pull_derivative=lambda z, error, dz: jnp.zeros_like(z),
+    ),
+)
 tanh = Activation("tanh", jnp.tanh, _tanh_df, _tanh_d2f, range=(-1, 1))
 relu = Activation(
     "relu", jax.nn.relu, lambda z: (z > 0).astype(z.dtype), jnp.zeros_like, range=(0, math.inf), kinks=(0,)
@@ -151,6 +231,12 @@ gelu = Activation("gelu", jax.nn.gelu, _gelu_df, _gelu_d2f, range=(-0.2, math.in
 silu = Activation("silu", jax.nn.silu, _silu_df, _silu_d2f, range=(-0.3, math.inf))
 step = Activation("step", lambda z: (z >= 0).astype(z.dtype), jnp.zeros_like, jnp.zeros_like, range=(0, 1), kinks=(0,))
 sign = Activation("sign", jnp.sign, jnp.zeros_like, jnp.zeros_like, range=(-1, 1), kinks=(0,))
-softmax = Softmax("softmax", jax.nn.softmax, _softmax_jacobian, range=(0, 1))
+softmax = Softmax(
+    "softmax",
+    jax.nn.softmax,
+    _softmax_jacobian,
+    range=(0, 1),
+    log_odds=LogOdds(_softmax_odds, _pull_softmax_odds, _softmax_odds_jacobian, _pull_softmax_odds_derivative),
+)
 
 NAMED = {a.name: a for a in (identity, sigmoid, tanh, relu, leaky_relu, elu, softplus, gelu, silu, step, sign, softmax)}

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmlp import norms
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
-from jaxmlp.readouts import Trace, mean_gradient
+from jaxmlp.readouts import Trace, check_weights, mean_of_products
 
 
 @takes_trace
@@ -26,7 +27,8 @@ def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None
 
     Source: Lillicrap et al. 2016, figure 2, there between error signals.
     """
-    return layer_angles(mean_gradient(trace, weights), mean_gradient(reference, weights))
+    mean = lambda t: mean_of_products(t.deltas, t.inputs, check_weights(t, weights))
+    return layer_angles(mean(trace), mean(reference))
 
 
 @jax.jit
@@ -38,17 +40,19 @@ def layer_angles(gradient: Params, reference: Params) -> Float[Array, " layers"]
 @jax.jit
 def norm_ratios(gradient: Params, reference: Params) -> Float[Array, " layers"]:
     """`||g|| / ||r||` at each layer."""
-    norm = lambda layer: jnp.linalg.norm(_flat(layer))
+    norm = lambda layer: norms.norm(_flat(layer))
     return jnp.stack([norm(g) / norm(r) for g, r in zip(gradient, reference, strict=True)])
 
 
 def angle(u: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, ""]:
     """`2 atan2(||u/|u| - v/|v|||, ||u/|u| + v/|v|||)` in degrees: exact near 0, where an arccos loses half its digits.
 
+    The angle is in at least float32.
+
     Source: Kahan 2006, "How futile are mindless assessments of roundoff", section 12.
     """
     both_zero = jnp.all(u == 0) & jnp.all(v == 0)
-    u, v = _unit(u), _unit(v)
+    u, v = _unit(norms.widen(u)), _unit(norms.widen(v))
     apart = 2 * jnp.arctan2(jnp.linalg.norm(u - v), jnp.linalg.norm(u + v))
     return jnp.where(both_zero, 0, jnp.degrees(apart))
 

@@ -1,6 +1,7 @@
 """Checks the hand-written gradient by two other routes: autodiff and central differences.
 
-No other module calls `jax.grad`. Source: notes 002, "Numerical Approximation of Gradients". The error of an array is
+Where they contradict each other, gradient_votes.py says which of the three is alone. No module but these two and
+gradient_mistakes.py uses autodiff. Source: notes 002, "Numerical Approximation of Gradients". The error of an array is
 `||a - b|| / max(||a||, ||b||, floor)`; the notes' `||a - b|| / (||a|| + ||b||)` is never larger.
 """
 
@@ -12,22 +13,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import readouts, rules, validate
-from jaxmlp._backward import backprop, output_delta, value_and_grad
-from jaxmlp._backward import backward as recursion
-from jaxmlp._forward import Masks, cost, forward, tail_loss
+from jaxmlp import rules, validate
+from jaxmlp._backward import backprop, value_and_grad
+from jaxmlp._forward import Masks, cost, tail_loss
 from jaxmlp.angles import layer_angles, norm_ratios
-from jaxmlp.check_report import Comparison, Distance, Report
+from jaxmlp.check_report import Comparison, Distance, Report, compare
+from jaxmlp.check_report import error as error
+from jaxmlp.differences import central_difference as central_difference
+from jaxmlp.differences import compare_differences
 from jaxmlp.gradient_mistakes import name_mistakes
+from jaxmlp.gradient_votes import Vote, vote
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
+from jaxmlp.rounding import bound_rounding
 from jaxmlp.rules import Rule
 from jaxmlp.validate import Given, Preprocess
 
 AUTODIFF_TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}  # bfloat16: of the products
-DIFFERENCES_TOLERANCE = 1e-7
 STEP = 1e-5  # truncation falls as step^2, rounding grows as 1/step; in float64 their sum is least near 1e-5
 
 GradientFunction = Callable[[MLP, Params, Array, Array], Params]
@@ -54,6 +58,11 @@ def check_gradients(
     The tolerance of autodiff is 1e-12 in float64, 1e-5 in float32, and 2e-2 where `net.products` rounds the products;
     the differences then use exact products. The error signals `delta^l` are compared with `jax.grad(tail_loss)`.
 
+    Where autodiff contradicts the gradient by hand, each activation and the loss are differentiated by all three
+    routes, entry by entry, and two routes outvote the third. If autodiff is alone (it rounds, or takes another
+    subgradient at a kink), the gradient by hand passes, and the report says where. Any slope between those on the two
+    sides of a kink is right.
+
     Args:
         net: the network.
         params: float32 or float64.
@@ -71,8 +80,8 @@ def check_gradients(
         step: of the central differences.
         entries: at most this many entries of each array, drawn at random, get a central difference.
     Returns:
-        A report with `passed`, `worst` and `rows`, which prints as a table. If a check fails, it also names mistakes
-        that would give this gradient.
+        A report with `passed`, `worst` and `rows`, which prints as a table. If a check fails, it also says which route
+        is alone, and names mistakes that would give this gradient.
     Raises:
         ValueError: where an argument does not fit the network, or `backward` returns another number of arrays.
     Example:
@@ -98,14 +107,28 @@ def check_gradients(
     with jax.default_matmul_precision("highest"):
         grads = _compute_by_hand(net, params, *problem, backward)
         expected = _differentiate(net, params, *problem)
-        rounding, delta_rounding = _bound_rounding(net, params, *problem)
-        rows = _compare_gradients(grads, expected, rounding, tolerance)
+        rounding, delta_rounding = bound_rounding(net, params, *problem)
+        compared = _pair_gradients(grads, expected, rounding)
         if backward is None:
-            rows += _compare_deltas(net, params, *problem, delta_rounding, tolerance)
-        mistakes = () if all(row.passed for row in rows) else name_mistakes(net, params, *problem, grads, expected)
-        rows += _compare_differences(replace(net, products=None), params, *problem, backward, step, entries)
+            compared += _pair_deltas(net, params, X, Y, masks, delta_rounding)
+        rows, voted, mistakes = [compare(*pair, tolerance=tolerance) for pair in compared], None, ()
+        if not all(row.passed for row in rows):
+            voted = vote(net, params, backprop(net, params, X, Y, masks=masks), Y, weights, masks)
+            for k, pair in enumerate(compared):
+                rows[k] = rows[k] if rows[k].passed else _overrule(*pair, tolerance=tolerance, voted=voted)
+            expected = voted.gradients[0]
+        wrong = {row.name: row.layer for row in rows if not row.passed and row.array != "delta"}
+        if voted and wrong:
+            mistakes = tuple(f"a wrong derivative: {sentence}" for sentence in voted.by_hand_alone if backward is None)
+            mistakes = mistakes or name_mistakes(net, params, *problem, grads, expected, wrong)
+        with jax.enable_x64(True):
+            params64, *problem64 = jax.tree.map(_widen, (params, *problem))
+            exact = replace(net, products=None)
+            grads64 = _compute_by_hand(exact, params64, *problem64, backward=backward)
+            rows += compare_differences(exact, params64, problem64, grads64, step, entries, wrong)
         distances = () if rule is rules.backprop else _measure_distances(net, params, *problem, rule, rule_state)
-    return Report(tuple(rows), mistakes, rule.name, distances)
+    overruled = voted.autodiff_alone if voted and any(row.alone for row in rows) else ()
+    return Report(_name_alone(rows, expected), mistakes, rule.name, distances, overruled)
 
 
 def _measure_distances(net, params, X, Y, weights, masks, rule, rule_state) -> tuple[Distance, ...]:
@@ -132,144 +155,59 @@ def _compute_by_hand(net, params, X, Y, weights, masks, backward: GradientFuncti
     return tuple(Layer(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _differentiate(net, params, X, Y, weights, masks) -> Params:
     """The gradient by `jax.grad`."""
     return jax.grad(lambda p: cost(net, p, X, Y, weights=weights, masks=masks))(params)
 
 
-@partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _differentiate_tails(net, params, pre_activations, Y, masks) -> list[Array]:
     """`jax.grad(tail_loss)` at each layer, for each example."""
     at = lambda layer: lambda z, y, mask: jax.grad(partial(tail_loss, net, params, layer))(z, y, mask)
     return [jax.vmap(at(layer))(z, Y, masks) for layer, z in enumerate(pre_activations, start=1)]
 
 
-def error(got: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
-    """`||a - b|| / max(||a||, ||b||, floor)`: 0 for two arrays of zeros, infinity for two shapes.
-
-    Args:
-        got, expected: the two arrays, `a` and `b`.
-        floor: the smallest norm to divide by.
-    Example:
-        >>> round(jm.check.error(np.array([3.0, 4.0]), np.array([3.0, 5.0])), 4)
-        0.1715
-    """
-    if got.shape != expected.shape:
-        return np.inf
-    apart = float(np.linalg.norm(got - expected))
-    return apart and apart / max(float(np.linalg.norm(got)), float(np.linalg.norm(expected)), floor)
-
-
-def _compare(layer, array, route, got, expected, rounding, tolerance, where=None, straddling=()) -> Comparison:
-    """Compares two arrays. `rounding` is the norm that rounding alone may give their difference."""
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    worst, at_got, at_expected = (), np.nan, np.nan
-    if got.shape == expected.shape and got.size:
-        at = np.unravel_index(np.argmax(np.abs(got - expected)), got.shape)  # the first NaN, if any
-        worst, at_got, at_expected = tuple(map(int, at)), got[at], expected[at]
-        worst = worst if where is None else where[worst[0]]
-    apart = error(got, expected, floor=rounding / tolerance)
-    return Comparison(layer, array, route, apart, tolerance, worst, float(at_got), float(at_expected), straddling)
-
-
-def _compare_gradients(grads, expected, rounding, tolerance) -> list[Comparison]:
-    """Compares W and b of each layer with autodiff."""
+def _pair_gradients(grads, expected, rounding) -> list[Any]:
+    """W and b of each layer by hand and by autodiff."""
     return [
-        _compare(layer, array, "autodiff", getattr(g, array), getattr(e, array), getattr(r, array), tolerance)
+        (layer, array, getattr(g, array), getattr(e, array), getattr(r, array))
         for layer, (g, e, r) in enumerate(zip(grads, expected, rounding, strict=True), start=1)
         for array in ("W", "b")
     ]
 
 
-def _compare_deltas(net, params, X, Y, weights, masks, rounding, tolerance) -> list[Comparison]:
-    """Compares the error signals of each layer with autodiff."""
+def _pair_deltas(net, params, X, Y, masks, rounding) -> list[Any]:
+    """The error signals of each layer by hand and by autodiff."""
     trace = backprop(net, params, X, Y, masks=masks)
     expected = _differentiate_tails(net, params, trace.pre_activations, Y, masks)
     pairs = zip(trace.deltas, expected, rounding, strict=True)
-    return [_compare(l, "delta", "autodiff", a, b, r, tolerance) for l, (a, b, r) in enumerate(pairs, start=1)]
+    return [(layer, "delta", *pair) for layer, pair in enumerate(pairs, start=1)]
 
 
-def _bound_rounding(net, params, X, Y, weights, masks):
-    """For each gradient and each delta, 8 roundings of the norm it would have if no terms canceled.
-
-    The recursion runs with `|W|` and `|a|`. Its start is `|y_hat| + |y|` where `delta^K = y_hat - y` cancels.
-    """
-    magnitude = Rule("magnitude", carry=lambda down: jnp.abs(down.W).T @ down.delta)
-
-    def example(x, y, masks):
-        y_hat, tape = forward(net, params, x, masks)
-        delta = jnp.abs(output_delta(net, tape, y))
-        if net.output == net.loss.canonical:
-            delta = jnp.abs(y_hat) + jnp.abs(net.loss.target(y, y_hat))
-        deltas = recursion(net, params, tape, delta, magnitude)
-        return readouts.Trace(tape.inputs, tape.pre_activations, deltas, y_hat, jnp.zeros(()))
-
-    trace = jax.tree.map(jnp.abs, jax.jit(jax.vmap(example))(X, Y, masks))
-    unit = 8 * float(jnp.finfo(net.products or params[0].W.dtype).eps)
-    size = lambda array: unit * float(jnp.linalg.norm(array))
-    return jax.tree.map(size, readouts.mean_gradient(trace, weights)), [size(delta) for delta in trace.deltas]
+def _overrule(layer, array, got, expected, rounding, tolerance, voted: Vote) -> Comparison:
+    """The comparison with what the vote expects; the one with autodiff if that fails, too."""
+    others = [voted.deltas] if array == "delta" else [[getattr(l, array) for l in grads] for grads in voted.gradients]
+    rows = [compare(layer, array, got, other[layer - 1], rounding, tolerance) for other in others]
+    passed = next((row for row in rows if row.passed), None)
+    return replace(passed, alone="autodiff") if passed else compare(layer, array, got, expected, rounding, tolerance)
 
 
-def _compare_differences(net, params, X, Y, weights, masks, backward, step, entries) -> list[Comparison]:
-    """Compares entries drawn from each array with central differences, both in float64."""
-    rng = np.random.default_rng(0)
-    with jax.enable_x64(True):
-        params, X, Y, weights, masks = jax.tree.map(_widen, (params, X, Y, weights, masks))
-        grads = _compute_by_hand(net, params, X, Y, weights, masks, backward)
-        J = float(cost(net, params, X, Y, weights=weights, masks=masks))
-        chosen = [np.sort(rng.permutation(leaf.size)[:entries]) for leaf in jax.tree.leaves(params)]
-        starts = np.cumsum([0] + [leaf.size for leaf in jax.tree.leaves(params)])
-        index = jnp.asarray(np.concatenate([start + c for start, c in zip(starts[:-1], chosen, strict=True)]))
-        expected, crosses = (np.asarray(a) for a in _take_differences(net, params, X, Y, weights, masks, index, step))
-    rows, done = [], 0
-    roundoff = 8 * 2.0**-52 / step * (1 + abs(J))
-    names = [(layer, array) for layer in range(net.depth) for array in ("W", "b")]
-    for (layer, array), drawn in zip(names, chosen, strict=True):
-        got, shape = getattr(grads[layer], array), getattr(params[layer], array).shape
-        part = slice(done, done := done + len(drawn))
-        keep = ~crosses[part]
-        where = [tuple(map(int, np.unravel_index(i, shape))) for i in drawn]
-        straddling = tuple(w for w, kept in zip(where, keep, strict=True) if not kept)
-        got = got.ravel()[drawn[keep]] if got.shape == shape else got
-        rows.append(_compare(layer + 1, array, "differences", got, expected[part][keep], roundoff * np.sqrt(keep.sum()),
-                         DIFFERENCES_TOLERANCE, [w for w, kept in zip(where, keep, strict=True) if kept],
-                         straddling))  # fmt: skip
-    return rows
+def _name_alone(rows: list[Comparison], expected: Params) -> tuple[Comparison, ...]:
+    """The rows that did not pass, each with the route that the two others contradict, if there is one."""
+    passed = {(row.name, row.route): row.passed for row in rows}
+    alone = {}
+    for row in rows:
+        if row.route == "differences" and not row.passed:
+            by_autodiff = np.asarray(getattr(expected[row.layer - 1], row.array))[row.entry] if row.entry else np.nan
+            if passed[row.name, "autodiff"]:
+                alone[row.name] = "differences"
+            elif np.isclose(row.expected, by_autodiff, rtol=1e-4, atol=1e-8):
+                alone[row.name] = "by hand"
+    return tuple(row if row.passed else replace(row, alone=alone.get(row.name, "")) for row in rows)
 
 
 def _widen(leaf):
     """A leaf with its floats in float64."""
     array = np.asarray(leaf)
     return jnp.asarray(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)
-
-
-def central_difference(f: Callable[[Array], Array], theta: Array, step: float | Array) -> Array:
-    """`(f(theta + step) - f(theta - step)) / (2 step)`.
-
-    Its error falls as `step^2`; rounding adds an error that grows as `1 / step`.
-
-    Example:
-        >>> float(jm.check.central_difference(lambda t: t**2, jnp.asarray(3.0), 0.5))
-        6.0
-    """
-    return (f(theta + step) - f(theta - step)) / (2 * step)
-
-
-@partial(jax.jit, static_argnames="net")
-def _take_differences(net, params, X, Y, weights, masks, index, step):
-    """The central difference of each entry `index` of the flat parameters, and whether its step crosses a kink."""
-    flat, unravel = ravel_pytree(params)
-
-    def find_sides(params):
-        zs = jax.vmap(lambda x, masks: forward(net, params, x, masks)[1].pre_activations)(X, masks)
-        return [z > kink for z, f in zip(zs, net.activations, strict=True) for kink in f.kinks]
-
-    def take_difference(entry):
-        shifted = lambda by: unravel(flat.at[entry].add(by))
-        J = lambda by: cost(net, shifted(by), X, Y, weights=weights, masks=masks)
-        both = zip(find_sides(shifted(step)), find_sides(shifted(-step)), strict=True)
-        crosses = jnp.any(jnp.array([jnp.any(up != down) for up, down in both], bool))
-        return central_difference(J, jnp.zeros(()), step), crosses
-
-    return jax.lax.map(take_difference, index, batch_size=16)

@@ -20,7 +20,8 @@ class Comparison:
     entry: tuple[int, ...]  # the entry that differs most
     got: float  # its number by hand
     expected: float  # its number by the other route
-    straddling: tuple[tuple[int, ...], ...] = ()  # entries left out: a step crosses a kink of an activation
+    straddling: tuple[tuple[int, ...], ...] = ()  # entries left out: a step crosses a kink
+    alone: str = ""  # the route that the two others outvote: "autodiff" (it passes then), "by hand" or "differences"
 
     @property
     def passed(self) -> bool:
@@ -33,6 +34,37 @@ class Comparison:
         return f"{self.array}^{self.layer}"
 
 
+def error(got: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
+    """`||a - b|| / max(||a||, ||b||, floor)`: 0 for two arrays of zeros, infinity for two shapes.
+
+    Args:
+        got, expected: the two arrays, `a` and `b`.
+        floor: the smallest norm to divide by.
+    Example:
+        >>> round(jm.check_report.error(np.array([3.0, 4.0]), np.array([3.0, 5.0])), 4)
+        0.1715
+    """
+    if got.shape != expected.shape:
+        return np.inf
+    apart = float(np.linalg.norm(got - expected))
+    norms = float(np.linalg.norm(got)), float(np.linalg.norm(expected))
+    return apart and apart / float(np.max([*norms, floor]))  # unlike Python's max, NumPy's keeps NaN
+
+
+def compare(
+    layer, array, got, expected, rounding, tolerance, route="autodiff", where=None, straddling=()
+) -> Comparison:
+    """Compares two arrays. `rounding` is the norm that rounding alone may give their difference."""
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    worst, at_got, at_expected = (), np.nan, np.nan
+    if got.shape == expected.shape and got.size:
+        at = np.unravel_index(np.argmax(np.abs(got - expected)), got.shape)  # the first NaN, if any
+        worst, at_got, at_expected = tuple(map(int, at)), got[at], expected[at]
+        worst = worst if where is None else where[worst[0]]
+    apart = error(got, expected, floor=rounding / tolerance)
+    return Comparison(layer, array, route, apart, tolerance, worst, float(at_got), float(at_expected), straddling)
+
+
 class Distance(NamedTuple):
     """How far a rule's gradient is from backpropagation's at one layer, W and b together; never a failure."""
 
@@ -41,7 +73,14 @@ class Distance(NamedTuple):
     norm_ratio: float  # the norm of the rule's gradient over the norm of backpropagation's
 
 
-@dataclass(frozen=True)
+ROUTES = {  # that a report says are alone
+    "autodiff": "autodiff is outvoted; it is",
+    "by hand": "the gradient by hand is",
+    "differences": "central differences are",
+}
+
+
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of `check_gradients`; it prints as a table with a line for each comparison."""
 
@@ -49,6 +88,7 @@ class Report:
     looks_like: tuple[str, ...] = ()  # where autodiff disagrees: mistakes that would give this gradient
     rule: str = "backprop"
     distances: tuple[Distance, ...] = ()  # one for each layer, if the rule is not backprop
+    autodiff_alone: tuple[str, ...] = ()  # functions whose derivative autodiff gets wrong, or chooses otherwise
 
     @property
     def passed(self) -> bool:
@@ -59,6 +99,12 @@ class Report:
     def worst(self) -> Comparison:
         """The comparison with the largest error over tolerance."""
         return max(self.rows, key=lambda row: np.inf if np.isnan(row.error) else row.error / row.tolerance)
+
+    def __repr__(self) -> str:
+        """One line; the table is `str(report)`."""
+        at = f"{self.worst.name}{list(self.worst.entry)}"
+        error = f"{self.worst.error:.1e} against {self.worst.route}"
+        return f"Report({'passed' if self.passed else 'FAILED'}, {len(self.rows)} rows, worst {error} at {at})"
 
     def __str__(self) -> str:
         cells = [("array", "against", "error", "at most", "", "worst entry", "by hand", "expected")]
@@ -77,6 +123,10 @@ class Report:
             lines.append(
                 f"rule {self.rule}, layer {layer}: {angle:.2f} degrees from the gradient, {ratio:.3g} times it"
             )
+        for route in ("autodiff", "by hand", "differences"):
+            if names := dict.fromkeys(row.name for row in self.rows if row.alone == route):
+                lines.append(f"{ROUTES[route]} alone in {', '.join(names)}")
+        lines += [f"autodiff is alone: {sentence}" for sentence in self.autodiff_alone]
         lines += [f"looks like: {sentence}" for sentence in self.looks_like]
         lines.append("passed" if self.passed else f"FAILED, worst at {self.worst.name}{list(self.worst.entry)}")
         return "\n".join(lines)

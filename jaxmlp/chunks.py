@@ -1,17 +1,17 @@
 """Large batches in bounded memory: the trace of a chunk at a time."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import rules, validate
+from jaxmlp import norms, rules, validate
 from jaxmlp._backward import trace_of
 from jaxmlp._forward import Masks, network_inputs
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.rule import Rule
 from jaxmlp.validate import Examples, Given, Preprocess
 
@@ -56,19 +56,19 @@ def in_chunks(
     return _in_chunks(readout, net, params, examples, size, preprocess, rule, rules.check_state(net, rule, rule_state))
 
 
-@partial(jax.jit, static_argnames=("readout", "net", "size", "preprocess", "rule"))
+@compiled("readout", "net", "size", "preprocess", "rule")
 def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_state):
     def part(chunk: Examples) -> tuple[Any, Array]:
         X, Y, weights, masks = chunk
         X = network_inputs(X, preprocess, params[0].W.dtype)
         trace = trace_of(net, params, X, Y, masks, rule, rule_state)
         if weights is None:
-            return readout(trace), jnp.asarray(X.shape[0], trace.losses.dtype)
-        return readout(trace, weights=weights), weights.sum()
+            return readout(trace), norms.widen(jnp.ones((), trace.losses.dtype)) * X.shape[0]
+        return readout(trace, weights=weights), norms.widen(weights).sum()
 
-    def add(total, chunk):
+    def add(total, chunk):  # in at least float32
         mean, count = part(chunk)
-        return jax.tree.map(lambda t, r: t + count * r, total, (mean, jnp.ones_like(count))), None
+        return jax.tree.map(lambda t, r: t + count * norms.widen(r), total, (mean, jnp.ones_like(count))), None
 
     whole, rest = divmod(examples.X.shape[0], size)
     chunks = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), examples)
@@ -76,8 +76,8 @@ def _in_chunks(readout, net, params, examples, size, preprocess, rule, rule_stat
     alone = jax.eval_shape(lambda c: part(jax.tree.map(lambda a: a[0, :1], c)), chunks)
     if jax.tree.map(jnp.shape, like) != jax.tree.map(jnp.shape, alone):
         raise ValueError("readout gives a shape that depends on the number of examples, expected a mean over them")
-    total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like), chunks)
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda s: norms.widen(jnp.zeros(s.shape, s.dtype)), like), chunks)
     if rest:
         total, _ = add(total, jax.tree.map(lambda a: a[whole * size :], examples))
     total, count = total
-    return jax.tree.map(lambda t: t / count, total)
+    return jax.tree.map(lambda t, s: (t / count).astype(s.dtype), total, like[0])

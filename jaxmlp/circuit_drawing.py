@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmlp.circuit_gates import Row
-from jaxmlp.plotting import BLUE, RED
+from jaxmlp.plotting import BLUE, RED, make_picture
 from jaxmlp.tables import format_array
 
 if TYPE_CHECKING:
@@ -45,14 +45,12 @@ def draw_circuit(circuit_rows: Sequence[Row]) -> Figure:
         >>> len(figure.axes[0].texts)  # two labels for each of 5 wires, and one in each of 2 boxes
         12
     """
-    from matplotlib.figure import Figure
-
     rows = {row.wire: row for row in circuit_rows}
     at = _assign_columns(rows)
     columns, links = _find_places(rows, at)
     columns = _order_columns(columns, links)
     spans, boxes, (width, height), y = _find_positions(rows, at, columns, links)
-    made = Figure(figsize=(width, height))
+    made = make_picture((width, height))
     ax = made.add_axes((0, 0, 1, 1), xlim=(-MARGIN, width - MARGIN), ylim=(-height, 0))
     ax.axis("off")
     line = {"color": "0.4", "linewidth": 1, "solid_capstyle": "round"}

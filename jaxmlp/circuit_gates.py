@@ -29,6 +29,14 @@ def _multiply_entries(local, upstream, *inputs, **_):
     return [None if l is None else _sum_onto(x, upstream * l) for l, x in zip(local, inputs, strict=True)]
 
 
+def _route_entries(local, upstream, *inputs, **_):
+    """The same for local gradients of 1 and 0: what was not chosen gets 0, whatever comes from upstream."""
+    routed = [
+        None if l is None else np.where(l, upstream, 0).astype(x.dtype) for l, x in zip(local, inputs, strict=True)
+    ]
+    return [r if r is None else _sum_onto(x, r) for r, x in zip(routed, inputs, strict=True)]
+
+
 def _sum_onto(x, gradient):
     """The gradient in x's shape: summed over the axes along which x was broadcast."""
     axes = [axis for axis, n in enumerate(gradient.shape) if x.ndim == 0 or x.shape[axis] != n]
@@ -45,6 +53,11 @@ class Gate(NamedTuple):
 def _move(home: Callable[..., Any]) -> Gate:
     """A gate that moves entries or adds them up: its local gradients are 1, and `home` moves upstream ones back."""
     return Gate(lambda out, x, **_: (1,), lambda local, upstream, x, **params: (home(upstream, x, **params),))
+
+
+def _block() -> Gate:
+    """A gate that is flat between its jumps: it hands nothing back, whatever comes from upstream."""
+    return Gate(lambda out, x, **_: (0,), _route_entries)
 
 
 def _reduce(local: Callable[..., tuple[Any, ...]]) -> Gate:
@@ -108,7 +121,7 @@ GATES: dict[str, Gate] = {
     "square": Gate(lambda out, x: (2 * x,)),
     "sqrt": Gate(lambda out, x: (0.5 / out,)),
     "rsqrt": Gate(lambda out, x: (-0.5 * out / x,)),
-    "abs": Gate(lambda out, x: (np.sign(x),)),
+    "abs": Gate(lambda out, x: (np.where(x == 0, 1, np.sign(x)),)),
     "exp": Gate(lambda out, x: (out,)),
     "expm1": Gate(lambda out, x: (out + 1,)),
     "log": Gate(lambda out, x: (1 / x,)),
@@ -118,14 +131,14 @@ GATES: dict[str, Gate] = {
     "tan": Gate(lambda out, x: (1 + out**2,)),
     "tanh": Gate(lambda out, x: ((1 - out) * (1 + out),)),
     "logistic": Gate(lambda out, x: (out * (1 - out),)),
-    "relu": Gate(lambda out, x: (x > 0,)),
-    "sign": Gate(lambda out, x: (0,)),
-    "floor": Gate(lambda out, x: (0,)),
-    "ceil": Gate(lambda out, x: (0,)),
-    "round": Gate(lambda out, x, **_: (0,)),
-    "stop_gradient": Gate(lambda out, x: (0,)),
+    "relu": Gate(lambda out, x: (x > 0,), _route_entries),
+    "sign": _block(),
+    "floor": _block(),
+    "ceil": _block(),
+    "round": _block(),
+    "stop_gradient": _block(),
     # out = cases[which]
-    "select_n": Gate(lambda out, which, *cases: (None, *(which == k for k in range(len(cases))))),  # routes
+    "select_n": Gate(lambda out, which, *cases: (None, *(which == k for k in range(len(cases)))), _route_entries),
     # sums of products: x and y swap, as in mul
     "dot_general": Gate(lambda out, x, y, **_: (y, x), _swap_matrices),
     # many entries become one

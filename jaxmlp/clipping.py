@@ -3,16 +3,19 @@
 The norm of an example's gradient follows from its pairs (`per_example_norms`), and a factor on `delta` scales the
 gradient. So one backward pass and one product for each layer give the clipped mean. Sources: Goodfellow 2015; Li et al.
 2022, "ghost clipping", there with two backward passes.
+
+No example adds a gradient longer than `max_norm`, whatever its numbers: norms and sums are taken in at least float32,
+and an example whose norm is not finite, or whose weight is NaN or below 0, adds nothing.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Params
-from jaxmlp.readouts import Trace, check_weights, mean_of_products, per_example_norms, sum_of_products
+from jaxmlp.readouts import Trace, check_weights, mean_of_products, narrow, per_example_norms, sum_of_products
 
 
 @takes_trace
@@ -27,7 +30,8 @@ def clipped_gradient(
         max_norm: above 0; may be traced.
         weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
     Returns:
-        The mean, in the structure of the parameters.
+        The mean, in the structure of the parameters. A dtype narrower than float32 is rounded toward 0, so that no
+        rounding makes it longer.
     Raises:
         ValueError: where `max_norm` or the weights do not fit.
     Example:
@@ -35,9 +39,11 @@ def clipped_gradient(
         >>> bool(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)) <= 1)
         True
     """
-    scale = _clip_factors(trace, max_norm)
-    deltas = tuple(scale * delta for delta in trace.deltas)
-    return mean_of_products(deltas, trace.inputs, check_weights(trace, weights))
+    weights = check_weights(trace, weights)
+    weights = None if weights is None else jnp.where(weights > 0, weights, 0)  # values are unknown under jit
+    deltas, inputs = _clip(trace, max_norm)
+    mean = mean_of_products(deltas, inputs, weights)
+    return jax.tree.map(lambda g: norms.round_down(g, trace.losses.dtype), mean)
 
 
 @takes_trace
@@ -51,7 +57,8 @@ def private_gradient(
 ) -> Params:
     """DP-SGD's gradient, `(sum_m w c g + noise) / expected_batch_size` with `c = min(1, max_norm / ||g||)`.
 
-    The noise of each weight and bias is `N(0, (noise_multiplier max_norm)^2)`.
+    The noise of each weight and bias is `N(0, (noise_multiplier max_norm)^2)`, drawn and added in at least float32;
+    only their sum is rounded to the parameters' dtype.
 
     Private is what is made of this gradient, such as the weights. The costs of a run, its key and its checkpoints are
     not; "Private training" in `jaxmlp/training/README.md` lists them. Each call needs a key of its own: equal noise
@@ -61,7 +68,7 @@ def private_gradient(
         max_norm: above 0; may be traced.
         noise_multiplier: at least 0; may be traced.
         expected_batch_size: for Poisson sampling at rate q, q times the number of examples; m unless given.
-        weights: 1 for examples, 0 for padding, `(m,)`; a weight above 1 counts as 1.
+        weights: 1 for examples, 0 for padding, `(m,)`; a weight above 1 counts as 1, one below 0 as 0.
     Returns:
         The noisy mean, in the structure of the parameters.
     Raises:
@@ -76,25 +83,33 @@ def private_gradient(
     expected = trace.losses.shape[0] if expected_batch_size is None else expected_batch_size
     _check_number(expected, "expected_batch_size")
     _check_number(noise_multiplier, "noise_multiplier", or_zero=True)
-    scale, weights = _clip_factors(trace, max_norm), check_weights(trace, weights)
+    weights = check_weights(trace, weights)
     if weights is not None:  # the noise covers an example of weight 1
-        scale = jnp.minimum(weights, 1)[:, None] * scale
-    total = sum_of_products(tuple(scale * delta for delta in trace.deltas), trace.inputs)
-    leaves, structure = jax.tree.flatten(total)
+        weights = jnp.where(weights > 0, jnp.minimum(weights, 1), 0)
+    leaves, structure = jax.tree.flatten(sum_of_products(*_clip(trace, max_norm, weights)))
     deviation = noise_multiplier * max_norm
     noisy = [
         leaf + deviation * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
         for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
     ]
-    return jax.tree.map(lambda g: g / expected, jax.tree.unflatten(structure, noisy))
+    return narrow(jax.tree.unflatten(structure, [g / expected for g in noisy]), trace.losses.dtype)
 
 
-def _clip_factors(trace: Trace, max_norm: float | Float[Array, ""]) -> Float[Array, "m 1"]:
-    """`min(1, max_norm / ||g||)`, and 1 for a gradient of 0."""
+def _clip(
+    trace: Trace, max_norm: float | Float[Array, ""], weights: Float[Array, " m"] | None = None
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Pairs of gradients `w g min(1, max_norm / ||g||)`, in at least float32.
+
+    An example whose norm is not finite gets pairs of 0: a factor of 0 would leave its NaN and infinities.
+    """
     _check_number(max_norm, "max_norm")
-    norms = per_example_norms(trace)
-    longer = norms > max_norm
-    return jnp.where(longer, max_norm / jnp.where(longer, norms, 1), 1)[:, None]
+    length = per_example_norms(trace)
+    longer = length > max_norm
+    factor = jnp.where(longer, max_norm / jnp.where(longer, length, 1), 1)
+    factor = (factor if weights is None else norms.widen(weights) * factor)[:, None]
+    counted = jnp.isfinite(length)[:, None]
+    drop = lambda array: jnp.where(counted, array, 0)
+    return tuple(drop(factor * norms.widen(delta)) for delta in trace.deltas), tuple(map(drop, trace.inputs))
 
 
 def _check_number(given: float | Array, argument: str, or_zero: bool = False) -> None:

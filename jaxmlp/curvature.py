@@ -6,7 +6,6 @@ Gauss-Newton products.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +14,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp._backward import output_delta, recur
 from jaxmlp._forward import Tape, network_inputs, propagate
 from jaxmlp.network import MLP, Layer, Params
-from jaxmlp.readouts import mean_of_products
-from jaxmlp.starts import is_canonical, loss_curvature
+from jaxmlp.programs import compiled
+from jaxmlp.readouts import mean_of_products, narrow
+from jaxmlp.starts import hessian_root, is_canonical, loss_curvature
 from jaxmlp.validate import Given, Preprocess
 
 
@@ -58,7 +58,7 @@ def ggnvp(
     return _ggnvp(net, params, examples, _check_direction(net, params, v), preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggnvp(net, params, examples, v, preprocess):
     def example(x, y):
         _, tape = propagate(net, params, x)
@@ -66,7 +66,7 @@ def _ggnvp(net, params, examples, v, preprocess):
         return tape.inputs, recur(net, params, tape, _output_curvature(net, tape, y, dz[-1]))
 
     inputs, deltas = jax.vmap(example)(network_inputs(examples.X, preprocess, params[0].W.dtype), examples.Y)
-    return mean_of_products(deltas, inputs, examples.weights)
+    return narrow(mean_of_products(deltas, inputs, examples.weights), inputs[0].dtype)
 
 
 def hvp(
@@ -104,7 +104,7 @@ def hvp(
     return _hvp(net, params, examples, v, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _hvp(net, params, examples, v, preprocess):
     def example(x, y):
         _, tape = propagate(net, params, x)
@@ -116,7 +116,8 @@ def _hvp(net, params, examples, v, preprocess):
     a, da, delta, ddelta = jax.vmap(example)(X, examples.Y)
     moving_delta = mean_of_products(ddelta, a, examples.weights)
     moving_a = mean_of_products(delta, da, examples.weights)
-    return tuple(p._replace(W=p.W + q.W) for p, q in zip(moving_delta, moving_a, strict=True))
+    products = tuple(p._replace(W=p.W + q.W) for p, q in zip(moving_delta, moving_a, strict=True))
+    return narrow(products, X.dtype)
 
 
 def _tangent(net: MLP, params: Params, tape: Tape, v: Params):
@@ -136,10 +137,7 @@ def _tangent(net: MLP, params: Params, tape: Tape, v: Params):
 
 def _r_backward(net: MLP, params: Params, tape: Tape, y: Array, v: Params, dz: tuple[Array, ...]):
     """The recursion and its derivative side by side: `delta^1 .. delta^K` and `R{delta^1} .. R{delta^K}`."""
-    deltas, ddeltas = [output_delta(net, tape, y)], [_output_curvature(net, tape, y, dz[-1])]
-    if not is_canonical(net):  # Gauss-Newton leaves this part out: the output's own curvature
-        error = net.loss.df(tape.output, net.loss.target(y, tape.output))
-        ddeltas = [ddeltas[0] + net.output.pull_derivative(tape.pre_activations[-1], error, dz[-1])]
+    deltas, ddeltas = [output_delta(net, tape, y)], [_output_hessian(net, tape, y, dz[-1])]
     for l in reversed(range(net.depth - 1)):
         W, V, z, f = params[l + 1].W, v[l + 1].W, tape.pre_activations[l], net.hidden[l]
         e, de = W.T @ deltas[0], V.T @ deltas[0] + W.T @ ddeltas[0]
@@ -148,11 +146,28 @@ def _r_backward(net: MLP, params: Params, tape: Tape, y: Array, v: Params, dz: t
     return tuple(deltas), tuple(ddeltas)
 
 
+def _output_hessian(net: MLP, tape: Tape, y: Array, dz: Float[Array, " k"]) -> Float[Array, " k"]:
+    """The loss's Hessian in `z^K` times dz: with a pair that is not canonical, also the output's own curvature."""
+    if is_canonical(net):
+        return _output_curvature(net, tape, y, dz)
+    z, target = tape.pre_activations[-1], net.loss.target(y, tape.output)
+    if net.loss.of_log_odds and net.output.log_odds:
+        odds, loss = net.output.log_odds, net.loss.of_log_odds
+        o, J = odds.f(z), odds.jacobian(z)
+        through_odds = J.T @ (loss.d2f(o, target) * (J @ dz))
+        return through_odds + odds.pull_derivative(z, loss.df(o, target), dz)
+    error = net.loss.df(tape.output, target)
+    return _output_curvature(net, tape, y, dz) + net.output.pull_derivative(z, error, dz)
+
+
 def _output_curvature(net: MLP, tape: Tape, y: Array, dz: Float[Array, " k"]) -> Float[Array, " k"]:
-    """The loss's Hessian in `z^K` times dz: `J dz` for a canonical pair, else `J^T diag(d2L/dy_hat^2) J dz`."""
+    """The Gauss-Newton part of that: `J dz` for a canonical pair, else `J^T diag(d2L/dy_hat^2) J dz`."""
     z = tape.pre_activations[-1]
     if is_canonical(net):
         return net.output.pull(z, dz)
+    if net.loss.of_log_odds and net.output.log_odds:
+        R = hessian_root(net, tape, y)
+        return R.T @ (R @ dz)
     return net.output.pull(z, loss_curvature(net, tape, y) * net.output.pull(z, dz))
 
 
@@ -231,8 +246,6 @@ def hessian_eigenvalues(
 
     Source: Lehoucq, Sorensen and Yang 1998, "ARPACK users' guide".
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import, and needed here alone
-
     flat, unravel = ravel_pytree(params)
     k, n = validate.whole(k, "k"), flat.size
     if k > n:
@@ -240,11 +253,33 @@ def hessian_eigenvalues(
 
     def times(v):
         v = unravel(jnp.asarray(np.ravel(v), flat.dtype))
-        return np.asarray(ravel_pytree(product(net, params, X, Y, v, **options))[0])
+        made = np.asarray(norms.widen(ravel_pytree(product(net, params, X, Y, v, **options))[0]))
+        if not np.isfinite(made).all():
+            raise ValueError("the product with the matrix holds NaN or infinity, expected finite numbers")
+        return made
 
-    if n <= max(32, k):  # too small for Lanczos: the matrix itself
+    if n <= max(32, k + 1):  # too small for Lanczos: the matrix itself
         return np.linalg.eigvalsh(np.stack([times(e) for e in np.eye(n)]))[::-1][:k]
-    start = np.asarray(jax.random.normal(jax.random.key(0), (n,), flat.dtype))
-    operator = LinearOperator((n, n), matvec=times, dtype=np.dtype(flat.dtype))  # pyright: ignore[reportCallIssue]
-    found: Any = eigsh(operator, k, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)  # pyright: ignore[reportArgumentType]
+    return _iterate_lanczos(
+        times, np.asarray(norms.widen(jax.random.normal(jax.random.key(0), (n,), flat.dtype))), k, tolerance
+    )
+
+
+def _iterate_lanczos(
+    times: Callable[[np.ndarray], np.ndarray], start: np.ndarray, k: int, tolerance: float
+) -> np.ndarray:
+    """The k largest eigenvalues of the symmetric matrix whose product with v is `times(v)`, from a random vector."""
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # slow to import, and needed here alone
+
+    if not times(start).any():  # a random vector is orthogonal to no eigenvector, so the matrix is 0
+        return np.zeros(k, start.dtype)
+    n = len(start)
+    operator = LinearOperator((n, n), matvec=times, dtype=start.dtype)  # pyright: ignore[reportCallIssue]
+    try:
+        found: Any = eigsh(operator, k, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)  # pyright: ignore[reportArgumentType]
+    except ArpackError as error:
+        raise ValueError(
+            f"Lanczos' iteration does not find the {k} largest of {n} eigenvalues at tolerance {tolerance:g}, expected "
+            f"another k or a larger tolerance: {error}"
+        ) from None
     return np.sort(found)[::-1]

@@ -15,11 +15,12 @@ from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
+from jaxmlp.programs import compiled
 from jaxmlp.rule import Rule
 
 
 @takes_network
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     """`f(params, x) -> y_hat`, a function whose derivative in `params` and `x` is the hand-written recursion.
 
@@ -80,12 +81,12 @@ def as_function(net: MLP, rule: Rule = rules.backprop) -> Callable[..., Array]:
     return function
 
 
-@functools.partial(jax.jit, static_argnames="net")
+@compiled("net")
 def _propagate(net: MLP, params: Params, X: Float[Array, "m i"]) -> tuple[Float[Array, "m k"], Tape]:
     return jax.vmap(lambda x: propagate(net, params, x))(X)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "rule"))
+@compiled("net", "rule")
 def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangent: Float[Array, "m k"]):
     """The cotangent of `params`, summed over the examples, and the cotangent of each example."""
 
@@ -93,4 +94,5 @@ def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangen
         return recur(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
 
     deltas = jax.vmap(example)(tape, cotangent)
-    return readouts.sum_of_products(deltas, tape.inputs, net.products), deltas[0] @ params[0].W
+    grads = readouts.sum_of_products(deltas, tape.inputs, net.products)
+    return readouts.narrow(grads, cotangent.dtype), deltas[0] @ params[0].W

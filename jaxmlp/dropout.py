@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp._forward import Masks
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP
@@ -44,10 +44,11 @@ def dropout_masks(net: MLP, key: PRNGKeyArray, keep: Keep, m: int, dtype: Any = 
     bits = _random_bits(validate.key(key), m * sum(widths)).reshape(m, sum(widths))
     ends = np.cumsum((0, *widths))
     masks = []
-    for l, p in enumerate(keep.astype(dtype)):
+    exact = jnp.float32 if norms.is_narrow(dtype) else dtype  # LEVELS is infinite in float16
+    for l, p in enumerate(keep.astype(exact)):
         below = jnp.round(p * LEVELS).astype(jnp.uint32)
         kept = bits[:, ends[l] : ends[l + 1]].astype(jnp.uint32) < below
-        masks.append(jnp.where(kept, 1 / p, jnp.zeros((), dtype)))
+        masks.append(jnp.where(kept, (1 / p).astype(dtype), jnp.zeros((), dtype)))
     return tuple(masks)
 
 

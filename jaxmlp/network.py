@@ -13,6 +13,7 @@ from jaxmlp.activations import Activation, Softmax
 from jaxmlp.doors import check_network
 from jaxmlp.initializers import Initializer
 from jaxmlp.losses import Loss
+from jaxmlp.pickling import Description
 from jaxmlp.products import PRODUCTS, rounded_product
 
 
@@ -28,10 +29,11 @@ Params = tuple[Layer, ...]
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, init=False)
-class MLP:
+class MLP(Description):
     """A fully connected network: `z^l = W^l a^(l-1) + b^l`, `a^l = f_l(z^l)` for `l = 1..K`, with `a^0 = x`.
 
-    The description holds no parameters; it is hashable and static under `jit`, a pytree without leaves.
+    The description holds no parameters; it is hashable, static under `jit`, and a pytree without leaves. A copy or an
+    unpickled one is equal to it, and compiles nothing again.
 
     Args:
         sizes: the widths `(n_0, .., n_K)`.
@@ -97,6 +99,11 @@ class MLP:
             raise ValueError(
                 "output is 'softmax' with a single unit, which is constantly 1; expected 'sigmoid' for two classes, "
                 "with loss 'binary_cross_entropy'"
+            )
+        if self.output == activations.step and self.loss.of_log_odds:
+            raise ValueError(
+                f"output 'step' gives 0 and 1 alone, where loss {self.loss.name!r} is infinite; expected 'sigmoid' or "
+                "another output with values between"
             )
         (low, high), (least, most) = self.output.range, self.loss.domain
         if low < least or high > most:

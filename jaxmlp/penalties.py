@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp.network import Params
 from jaxmlp.validate import Given
 
@@ -22,7 +22,7 @@ OfWeights = Callable[[Array, Array], Array]
 
 
 class Kind(NamedTuple):
-    """Three functions of a layer's weights and strength.
+    """Three functions of a layer's weights and strength, both in at least float32.
 
     The cost gains `value`, the gradient gains `gradient`, and after each step the weights become `project`.
     """
@@ -43,30 +43,36 @@ class Penalty:
 
     def cost(self, params: Params) -> Float[Array, ""]:
         """The term it adds to the cost: the sum over the layers."""
-        each = [self.kind.value(layer.W, s) for layer, s in self._layers(params)] if self.kind.value else []
-        return sum(each, jnp.zeros((), params[0].W.dtype))
+        each = [self.kind.value(W, s) for W, s in self._layers(params)] if self.kind.value else []
+        dtype = params[0].W.dtype
+        return sum(each, norms.widen(jnp.zeros((), dtype))).astype(dtype)
 
     def gradient(self, params: Params, grads: Params) -> Params:
         """`grads` plus the gradient of `cost`."""
         if self.kind.gradient is None:
             return grads
-        of = [self.kind.gradient(layer.W, s) for layer, s in self._layers(params)]
-        return tuple(g._replace(W=g.W + own) for g, own in zip(grads, of, strict=True))
+        of = [self.kind.gradient(W, s) for W, s in self._layers(params)]
+        return tuple(g._replace(W=(norms.widen(g.W) + own).astype(g.W.dtype)) for g, own in zip(grads, of, strict=True))
 
     def project(self, params: Params) -> Params:
         """The nearest weights that the penalty allows, after a step."""
         if self.kind.project is None:
             return params
-        return tuple(layer._replace(W=self.kind.project(layer.W, s)) for layer, s in self._layers(params))
+        shortened = [self.kind.project(W, s) for W, s in self._layers(params)]
+        return tuple(p._replace(W=norms.round_down(W, p.W.dtype)) for p, W in zip(params, shortened, strict=True))
 
-    def _layers(self, params: Params):
-        s = jnp.asarray(self.strength).astype(params[0].W.dtype)
-        return list(zip(params, jnp.broadcast_to(s, (len(params),)), strict=True))
+    def _layers(self, params: Params) -> list[tuple[Array, Array]]:
+        """Each layer's weights and strength, in at least float32: in float16 a usual strength is 0."""
+        weights = [norms.widen(layer.W) for layer in params]
+        s = jnp.asarray(self.strength).astype(weights[0].dtype)
+        return list(zip(weights, jnp.broadcast_to(s, (len(params),)), strict=True))
 
 
 def _shorten(W: Float[Array, "o i"], limit: Float[Array, ""]) -> Float[Array, "o i"]:
-    squares = jnp.einsum("oi,oi->o", W, W)
-    return W * jnp.where(squares > limit**2, limit * jax.lax.rsqrt(jnp.maximum(squares, limit**2)), 1)[:, None]
+    squares, exponent = norms.sum_squares(W)
+    limit = jnp.minimum(limit * norms.power_of_two(-exponent, squares.dtype), 2.0**32)  # above any scaled norm
+    factor = jnp.where(squares > limit**2, limit * jax.lax.rsqrt(jnp.maximum(squares, limit**2)), 1)
+    return W * factor[:, None]
 
 
 _L2 = Kind("l2", value=lambda W, s: s / 2 * jnp.sum(W**2), gradient=lambda W, s: s * W)

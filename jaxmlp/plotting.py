@@ -1,7 +1,8 @@
 """Pictures of training, predictions and weights. Each function returns a `matplotlib.figure.Figure`.
 
-matplotlib is imported when the first picture is drawn; the extra `experiments` installs it. Color-blind readers can
-tell all colors apart: Okabe and Ito's palette for lines, viridis and a purple-orange scale for surfaces.
+matplotlib is imported when the first picture is drawn; the extra `experiments` installs it. A notebook shows a figure
+that is a cell's last expression; `figure.savefig("curves.png")` writes it into a file. Color-blind readers can tell all
+colors apart: Okabe and Ito's palette for lines, viridis and a purple-orange scale for surfaces.
 """
 
 from __future__ import annotations
@@ -38,10 +39,91 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 3.6)
         >>> axes.shape, drawn.get_size_inches().tolist()
         ((2,), [10.0, 3.6])
     """
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    drawn = make_picture((size[0] * columns, size[1] * rows), layout="constrained")
     return drawn, drawn.subplots(rows, columns, **options)
+
+
+def make_picture(size: tuple[float, float], **options: Any) -> Figure:
+    """An empty figure that a notebook shows as a picture.
+
+    Args:
+        size: width and height in inches.
+        options: of `matplotlib.figure.Figure`.
+    Raises:
+        ImportError: where matplotlib is not installed.
+    Example:
+        >>> jm.plotting.make_picture((4, 3)).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
+    try:
+        from jaxmlp.picture import Picture
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
+        raise ImportError("pictures need matplotlib, expected the extra: pip install 'jaxmlp[experiments]'") from error
+    return Picture(figsize=size, **options)
+
+
+def set_log_scale(ax: Any, values: Any) -> None:
+    """Makes the y axis logarithmic; where a value is not above 0, linear around 0, so that the axis leaves out none.
+
+    Args:
+        ax: the axes of matplotlib.
+        values: all that is drawn on them; NaN and infinity do not count.
+    Example:
+        >>> _, ax = jm.plotting.figure()
+        >>> jm.plotting.set_log_scale(ax, [3.0, -1.0])
+        >>> ax.get_yscale()
+        'symlog'
+    """
+    drawn = np.asarray(values, float)
+    drawn = drawn[np.isfinite(drawn)]
+    if (drawn > 0).all():
+        ax.set_yscale("log" if drawn.size else "linear")
+        return
+    sizes = np.abs(drawn[drawn != 0])
+    largest = sizes.max(initial=0) or 1.0
+    least = 10.0 ** np.floor(np.log10(max(sizes.min(initial=largest), largest / 1000)))  # linear up to here
+    ax.set_yscale("symlog", linthresh=least)
+    if (drawn >= 0).all():
+        ax.set_ylim(bottom=-least / 5)
+    decades = least * 10.0 ** np.arange(np.ceil(np.log10(largest / least)) + 1)
+    decades = decades[:: -(-len(decades) // 3)]
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in (*-decades[::-1], 0.0, *decades) if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.yaxis.set_minor_formatter("")
+    ax.axhline(0, color="gray", linewidth=0.6)
+
+
+def set_log_ticks(axis: Any, most: int = 4) -> None:
+    """Labels a logarithmic axis at a few round numbers, also where it spans less than a decade.
+
+    Args:
+        axis: `ax.xaxis` or `ax.yaxis`; on another scale than "log" nothing changes.
+        most: the largest number of labels.
+    Example:
+        >>> _, ax = jm.plotting.figure()
+        >>> _ = ax.set(xscale="log", xlim=(0.13, 0.61))
+        >>> jm.plotting.set_log_ticks(ax.xaxis)
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['0.2', '0.5']
+    """
+    low, high = axis.get_view_interval()
+    if axis.get_scale() != "log" or not 0 < low < high:
+        return
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks = np.asarray([])
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        ticks = np.sort(np.outer(decades, digits).ravel())
+        ticks = ticks[(low <= ticks) & (ticks <= high)]
+        if len(ticks) > 2:
+            break
+    if len(ticks) < 2:
+        ticks = np.unique([float(f"{tick:.3g}") for tick in np.geomspace(low, high, 5)[1:-1]])
+    ticks = ticks[:: -(-len(ticks) // most)]
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_formatter("")
 
 
 def curves(histories: Any) -> Figure:
@@ -78,8 +160,9 @@ def curves(histories: Any) -> Figure:
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if quantity == "cost":
-            ax.set_yscale("log")
+        values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+        if quantity == "cost" and not (values < 0).any():
+            set_log_scale(ax, values)
         ax.grid(alpha=0.3)
     if len(named) <= 4:
         axes[0][-1].legend(fontsize="small")
@@ -119,9 +202,10 @@ def monitors(history: Mapping[str, np.ndarray]) -> Figure:
         values = np.asarray(history[name]).reshape(len(history[name]), -1) * (1 if logarithmic else 100)
         colors = PALETTE * (1 + values.shape[1] // len(PALETTE))
         for layer, (column, color) in enumerate(zip(values.T, colors, strict=False), start=1):
-            positive = np.where(column > 0, column, np.nan) if logarithmic else column
-            ax.plot(history[x_name], positive, color=color, label=f"layer {layer}")
-        ax.set(xlabel=x_name, ylabel=label, yscale="log" if logarithmic else "linear")
+            ax.plot(history[x_name], column, color=color, label=f"layer {layer}")
+        ax.set(xlabel=x_name, ylabel=label)
+        if logarithmic:
+            set_log_scale(ax, values)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
     for ax in axes.flat[len(found) :]:

@@ -15,7 +15,9 @@ PRODUCTS = {"bfloat16": (8, 7), "tensorfloat32": (8, 10)}
 
 def rounded_product(A: Array, B: Array, products: str | None) -> Array:
     """`A @ B`, its factors rounded to `products` (a name of `PRODUCTS`) unless None, its sums in A's dtype."""
-    if products is None and (max(A.size, B.size) <= TINY or B.shape[0] == 1):
+    sizes = (A.size, B.size)
+    known = all(isinstance(size, int) for size in sizes)  # jax.export has batches whose size is a symbol
+    if products is None and known and (max(sizes) <= TINY or B.shape[0] == 1):
         term = lambda k: jnp.outer(A[:, k], B[k]) if A.ndim == B.ndim == 2 else A[..., k] * B[k]
         return sum(map(term, range(1, B.shape[0])), term(0))
     if products is None:

@@ -3,17 +3,21 @@
 Letters: m, n example, i in, o out. One example's gradient of layer l is `delta^l a^(l-1)^T` for W and `delta^l` for b,
 so its squared norm is `||delta||^2 (||a||^2 + 1)`. Only `per_example_gradients` forms an example's gradient. Under
 `jit`, XLA leaves out the parts of a trace that no readout uses.
+
+Sums and norms are taken in at least float32, whatever the parameters' dtype. Results in the structure of the parameters
+come back in their dtype; norms, Gram matrices and the noise scale stay in float32.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxmlp import validate
+from jaxmlp import norms, validate
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
+from jaxmlp.norms import Squares, widen
 from jaxmlp.products import rounded_product
 
 
@@ -28,6 +32,12 @@ class Trace(NamedTuple):
     deltas: tuple[Float[Array, "m o"], ...]  # delta^1 .. delta^K
     output: Float[Array, "m k"]  # y_hat
     losses: Float[Array, " m"]
+
+    def __repr__(self) -> str:
+        """The widths and the dtype, without the arrays, which would fill pages."""
+        *lead, k = self.output.shape
+        widths = "-".join(str(a.shape[-1]) for a in self.inputs)
+        return f"Trace({' x '.join(f'{n:,}' for n in lead)} examples of {widths}-{k}, {self.output.dtype})"
 
 
 @takes_trace
@@ -45,7 +55,8 @@ def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
 
     Source: notes 000, "Backpropagation in this network"; 002, the factor `1/m`.
     """
-    return mean_of_products(trace.deltas, trace.inputs, check_weights(trace, weights))
+    grads = mean_of_products(trace.deltas, trace.inputs, check_weights(trace, weights))
+    return narrow(grads, trace.losses.dtype)
 
 
 @takes_trace
@@ -67,13 +78,13 @@ def per_example_gradients(trace: Trace) -> Params:
 @takes_trace
 def delta_norms(trace: Trace) -> Float[Array, "m K"]:
     """`||delta^l||` of each example, a column for each layer."""
-    return jnp.stack([jnp.linalg.norm(delta, axis=1) for delta in trace.deltas], axis=1)
+    return jnp.stack([norms.norm(delta) for delta in trace.deltas], axis=1)
 
 
 @takes_trace
 def layer_norms(trace: Trace) -> Float[Array, "m K"]:
     """The norm of each example's gradient of each layer, `||delta|| sqrt(||a||^2 + 1)`: W and b together."""
-    return jnp.sqrt(_squared_norms(trace))
+    return norms.root(_squared_norms(trace))
 
 
 @takes_trace
@@ -86,7 +97,7 @@ def per_example_norms(trace: Trace) -> Float[Array, " m"]:
 
     Source: Goodfellow 2015, "Efficient per-example gradient computations".
     """
-    return jnp.sqrt(_squared_norms(trace).sum(1))
+    return norms.root(norms.total(_squared_norms(trace)))
 
 
 @takes_trace
@@ -103,42 +114,7 @@ def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     """
     weights = check_weights(trace, weights)
     weights = jnp.ones_like(trace.losses) if weights is None else weights  # scales delta^2, not the larger product
-    return mean_of_products(_squares(trace.deltas), _squares(trace.inputs), weights)
-
-
-@takes_trace
-def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
-    """The variance of the examples' gradients, entry by entry: `E[g^2] - E[g]^2`, divided by m, not m - 1.
-
-    Args:
-        weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
-    """
-    difference = lambda moment, mean: jnp.maximum(moment - mean**2, 0)  # rounding may leave a negative
-    return jax.tree.map(difference, second_moment(trace, weights), mean_gradient(trace, weights))
-
-
-@takes_trace
-def noise_scale(trace: Trace) -> Float[Array, ""]:
-    """The batch size at which noise and gradient are equally large, `tr(Sigma) / ||G||^2`.
-
-    Sigma is the covariance of the examples' gradients and G the true gradient. Both are estimated without bias from the
-    batch. With S the mean of the squared norms and N the squared norm of the mean,
-    `tr(Sigma) = m (S - N) / (m - 1)` and `||G||^2 = (m N - S) / (m - 1)`, which noise can make negative.
-
-    Raises:
-        ValueError: for fewer than 2 examples.
-    Example:
-        >>> jm.noise_scale(jm.backprop(net, params, X, Y)).shape
-        ()
-
-    Source: McCandlish et al. 2018, "An empirical model of large-batch training".
-    """
-    m = trace.losses.shape[0]
-    if m < 2:
-        raise ValueError(f"trace holds {m} example, expected at least 2")
-    S = _squared_norms(trace).sum(1).mean()
-    N = sum(jnp.sum(g**2) for g in jax.tree.leaves(mean_gradient(trace)))
-    return m * (S - N) / (m * N - S)
+    return narrow(mean_of_products(squares(trace.deltas), squares(trace.inputs), weights), trace.losses.dtype)
 
 
 @takes_trace
@@ -153,10 +129,8 @@ def gradient_gram(trace: Trace) -> Float[Array, "m n"]:
         >>> bool(jnp.allclose(jnp.diag(gram), jm.per_example_norms(trace) ** 2, rtol=1e-4))
         True
     """
-    grams = [
-        jnp.einsum("mo,no->mn", delta, delta) * (jnp.einsum("mi,ni->mn", a, a) + 1)
-        for delta, a in zip(trace.deltas, trace.inputs, strict=True)
-    ]
+    pairs = [(widen(delta), widen(a)) for delta, a in zip(trace.deltas, trace.inputs, strict=True)]
+    grams = [jnp.einsum("mo,no->mn", delta, delta) * (jnp.einsum("mi,ni->mn", a, a) + 1) for delta, a in pairs]
     return sum(grams[1:], grams[0])
 
 
@@ -194,8 +168,9 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
         edge = scale * jnp.sum(a if share is None else share * a, axis=0)
         return jnp.block([[second(a), edge[:, None]], [edge[None], jnp.ones((1, 1), a.dtype)]])
 
-    pairs = zip(trace.inputs, trace.deltas, strict=True)
-    return tuple(KroneckerFactors(A=homogeneous(a), G=second(delta)) for a, delta in pairs)
+    pairs = [(widen(a), widen(delta)) for a, delta in zip(trace.inputs, trace.deltas, strict=True)]
+    factors = tuple(KroneckerFactors(A=homogeneous(a), G=second(delta)) for a, delta in pairs)
+    return narrow(factors, trace.losses.dtype)
 
 
 def weight_jacobian(a: Float[Array, " i"], n_out: int) -> Float[Array, "o oi"]:
@@ -226,13 +201,25 @@ def _symmetric(x: Float[Array, "m i"], y: Float[Array, "m i"]) -> Float[Array, "
     return jnp.block([[first, above], [above.T, last]])
 
 
-def _squares(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    return tuple(array**2 for array in arrays)
+def squares(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The arrays' squares, in at least float32."""
+    return tuple(widen(array) ** 2 for array in arrays)
 
 
-def _squared_norms(trace: Trace) -> Float[Array, "m K"]:
-    pairs = zip(trace.deltas, trace.inputs, strict=True)
-    return jnp.stack([jnp.sum(delta**2, axis=1) * (jnp.sum(a**2, axis=1) + 1) for delta, a in pairs], axis=1)
+def narrow(tree: Any, dtype: jnp.dtype) -> Any:
+    """The arrays of a result in the parameters' dtype."""
+    return jax.tree.map(lambda array: array.astype(dtype), tree)
+
+
+def _squared_norms(trace: Trace) -> Squares:
+    """`||delta||^2 (||a||^2 + 1)`, each `(m, K)`."""
+    deltas = [norms.sum_squares(delta) for delta in trace.deltas]
+    inputs = [norms.sum_squares(a, constant=True) for a in trace.inputs]
+    stack = lambda columns: jnp.stack(list(columns), axis=1)
+    return Squares(
+        stack(delta.value * a.value for delta, a in zip(deltas, inputs, strict=True)),
+        stack(delta.exponent + a.exponent for delta, a in zip(deltas, inputs, strict=True)),
+    )
 
 
 def check_weights(trace: Trace, weights: Float[Array, " m"] | None) -> Float[Array, " m"] | None:
@@ -242,7 +229,8 @@ def check_weights(trace: Trace, weights: Float[Array, " m"] | None) -> Float[Arr
 
 
 def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Each example's part of a mean, `w / sum_m w`; 0 for a batch of padding alone."""
+    """Each example's part of a mean, `w / sum_m w`, in at least float32; 0 for a batch of padding alone."""
+    weights = widen(weights)
     total = weights.sum()
     return weights / jnp.where(total == 0, 1, total)
 
@@ -250,20 +238,24 @@ def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:
 def mean_of_products(
     deltas: tuple[Array, ...], inputs: tuple[Array, ...], weights: Float[Array, " m"] | None
 ) -> Params:
-    """`sum_m w delta a^T / sum_m w` and `sum_m w delta / sum_m w`, layer by layer. Nothing is checked."""
+    """`sum_m w delta a^T / sum_m w` and `sum_m w delta / sum_m w`, layer by layer, in at least float32.
+
+    Nothing is checked.
+    """
     if weights is None:
         # Divided last, 1/m becomes part of the next scale of the gradient, such as the learning rate.
         return jax.tree.map(lambda total: total / deltas[0].shape[0], sum_of_products(deltas, inputs))
     share = shares(weights)[:, None]
-    return sum_of_products(tuple(share * delta for delta in deltas), inputs)
+    return sum_of_products(tuple(share * widen(delta) for delta in deltas), inputs)
 
 
 def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...], products: str | None = None) -> Params:
-    """`sum_m delta a^T` and `sum_m delta`, layer by layer.
+    """`sum_m delta a^T` and `sum_m delta`, layer by layer, in at least float32.
 
     The bias is a weight on a constant 1, so its sum is a product with ones: XLA's sum over rows is slower on a CPU.
     `products` is that of `MLP`, for the larger product.
     """
+    deltas, inputs = tuple(map(widen, deltas)), tuple(map(widen, inputs))
     ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
     # The last layer first, as the deltas come: XLA then updates more of the weights while a core's cache holds them.
     from_last = [

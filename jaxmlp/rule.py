@@ -3,7 +3,7 @@
 Below, l is the hidden layer that an error arrives at; the error comes from layer l+1.
 """
 
-import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxmlp import validate
 from jaxmlp.activations import Activation
 from jaxmlp.network import MLP, Params
+from jaxmlp.pickling import refer_to_named
 
 
 class Down(NamedTuple):
@@ -66,6 +67,12 @@ class Rule(NamedTuple):
     learn: Callable[[Step], Any] | None = None
     linear: bool = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Rule":
+        return self
+
+    def __reduce__(self):
+        return refer_to_named(self) or (Rule, tuple(self))
+
     def start(self, net: MLP, key: PRNGKeyArray, dtype: Any = None) -> tuple[Any, ...]:
         """The state before the first step, its floating-point arrays of `dtype` (JAX's default float).
 
@@ -113,9 +120,14 @@ def check_state(net: MLP, rule: Rule, state: tuple[Any, ...] | None) -> tuple[An
     return tuple(state)
 
 
-@functools.cache
+_states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by the rule's `init`, then by the network
+
+
 def _example_state(net: MLP, rule: Rule) -> tuple[Any, ...]:
-    return jax.eval_shape(lambda: rule.start(net, jax.random.key(0)))
+    of_rule = _states.setdefault(rule.init, weakref.WeakKeyDictionary())
+    if net not in of_rule:
+        of_rule[net] = jax.eval_shape(lambda: rule.start(net, jax.random.key(0)))
+    return of_rule[net]
 
 
 def _shapes(state: Any) -> Any:

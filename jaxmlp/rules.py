@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp import activations, initializers, validate
+from jaxmlp import activations, initializers, norms, validate
 from jaxmlp.activations import Elementwise
 from jaxmlp.initializers import Initializer
 from jaxmlp.network import MLP
@@ -28,7 +28,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Rule])
 
 def _cache_by_options(factory: Factory) -> Factory:
     """Equal options give the same object: a rule is static under `jit`, so another object would compile again."""
-    signature, make = inspect.signature(factory), functools.cache(factory)
+    signature, make = inspect.signature(factory), functools.lru_cache(maxsize=128)(factory)
 
     @functools.wraps(factory)
     def rule(*args, **kwargs):
@@ -149,7 +149,7 @@ def clipped(max_norm: float, rule: Rule = backprop) -> Rule:
 
     def pull(down: Down, error: Array) -> Array:
         delta = rule.pull(down, error)
-        return delta * (max_norm / jnp.maximum(jnp.linalg.norm(delta), max_norm))
+        return (norms.widen(delta) * (max_norm / jnp.maximum(norms.norm(delta), max_norm))).astype(delta.dtype)
 
     return rule._replace(name=f"clipped({max_norm:g}, {rule.name})", pull=pull, linear=False)
 
@@ -164,8 +164,9 @@ def normalized(rule: Rule = backprop) -> Rule:
 
     def pull(down: Down, error: Array) -> Array:
         delta = rule.pull(down, error)
-        norm = jnp.linalg.norm(delta)
-        return delta * (jnp.linalg.norm(down.delta_out) / jnp.where(norm == 0, 1, norm))
+        norm = norms.norm(delta)
+        scaled = norms.widen(delta) * (norms.norm(down.delta_out) / jnp.where(norm == 0, 1, norm))
+        return scaled.astype(delta.dtype)
 
     # Checkpoints hold a rule's name, so this name keeps its first spelling.
     return rule._replace(name=f"normalised({rule.name})", pull=pull, linear=False)

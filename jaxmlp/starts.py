@@ -3,7 +3,8 @@
 A start with rows gives the recursion several error signals of one example. Each row of a square root of the loss's
 Hessian gives a row of a square root of the Gauss-Newton matrix. Where loss and output are canonical,
 `delta^K = y_hat - y`, so the loss's Hessian in `z^K` is the output's Jacobian J itself, and the Gauss-Newton matrix
-splits at z; else it splits at y_hat, with `J^T diag(d2L/dy_hat^2) J`. Letters: m, n example, i in, o out, k, c output.
+splits at z; else it splits at y_hat, with `J^T diag(d2L/dy_hat^2) J`. That product is taken through the output's log
+odds where it tells them: there no factor is infinite. Letters: m, n example, i in, o out, k, c output.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import readouts, validate
+from jaxmlp import norms, readouts, validate
 from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, network_inputs, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 from jaxmlp.validate import Given, Preprocess
 
 Start = Callable[[MLP, Tape, Array], Float[Array, "c k"]]
@@ -34,7 +36,7 @@ def hessian_root(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     """Rows `r_c` with `sum_c r_c r_c^T = d2L/dz^2`, or its Gauss-Newton part `J^T diag(d2L/dy_hat^2) J`.
 
     For softmax with cross-entropy `r_c = sqrt(p_c) (e_c - p)`; for a pair that is not canonical
-    `r_c = J^T e_c sqrt(d2L/dy_hat_c^2)`, which is NaN where a loss is not convex.
+    `r_c = J^T e_c sqrt(d2L/dy_hat_c^2)`, which is NaN where a user's loss is not convex.
 
     Args:
         tape: of `forward`, for one example.
@@ -53,6 +55,11 @@ def hessian_root(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     """
     if is_canonical(net):
         return net.loss.root(tape.output)  # pyright: ignore[reportOptionalCall]
+    if net.loss.of_log_odds and net.output.log_odds:
+        z = tape.pre_activations[-1]
+        o = net.output.log_odds.f(z)
+        curvature = net.loss.of_log_odds.gauss_newton(o, net.loss.target(y, tape.output))
+        return jnp.sqrt(curvature)[:, None] * net.output.log_odds.jacobian(z)
     return jnp.sqrt(loss_curvature(net, tape, y))[:, None] * unit_rows(net, tape, y)
 
 
@@ -65,7 +72,7 @@ def loss_curvature(net: MLP, tape: Tape, y: Array) -> Float[Array, " k"]:
     """`d2L/dy_hat^2` for each output."""
     if net.loss.d2f is None:
         raise ValueError(f"loss {net.loss.name!r} has no d2f, expected one for curvature")
-    return net.loss.d2f(tape.output, net.loss.target(y, tape.output))
+    return net.loss.d2f(tape.output, net.loss.target(y, tape.output)).astype(tape.output.dtype)
 
 
 def ggn_diagonal(
@@ -98,11 +105,12 @@ def ggn_diagonal(
     return _ggn_diagonal(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggn_diagonal(net, params, examples, preprocess):
     inputs, columns = _columns(net, params, examples.X, examples.Y, preprocess, hessian_root)
-    squares = tuple(jnp.sum(delta**2, axis=1) for delta in columns)
-    return readouts.mean_of_products(squares, tuple(a**2 for a in inputs), examples.weights)
+    squares = tuple(jnp.sum(delta, axis=1) for delta in readouts.squares(columns))
+    grads = readouts.mean_of_products(squares, readouts.squares(inputs), examples.weights)
+    return readouts.narrow(grads, inputs[0].dtype)
 
 
 def ggn_blocks(
@@ -132,17 +140,17 @@ def ggn_blocks(
     return _ggn_blocks(net, params, examples, preprocess)
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _ggn_blocks(net, params, examples, preprocess):
     X, Y, weights, _ = examples
     inputs, columns = _columns(net, params, X, Y, preprocess, hessian_root)
-    share = jnp.full(X.shape[0], 1 / X.shape[0], inputs[0].dtype) if weights is None else readouts.shares(weights)
+    share = readouts.shares(jnp.ones(X.shape[0], inputs[0].dtype) if weights is None else weights)
     blocks = []
-    for delta, a in zip(columns, inputs, strict=True):
+    for delta, a in zip(map(norms.widen, columns), map(norms.widen, inputs), strict=True):
         W = jnp.einsum("mco,mi->mcoi", delta, a).reshape(*delta.shape[:2], -1)
         rows = jnp.concatenate([W, delta], axis=2)
         blocks.append(jnp.einsum("m,mcn,mcp->np", share, rows, rows))
-    return tuple(blocks)
+    return readouts.narrow(tuple(blocks), inputs[0].dtype)
 
 
 def output_jacobian(
@@ -203,7 +211,7 @@ def ntk(
     return sum(kernel[1:], kernel[0])
 
 
-@partial(jax.jit, static_argnames=("net", "preprocess"))
+@compiled("net", "preprocess")
 def _output_columns(net, params, X, preprocess):
     return _columns(net, params, X, jnp.zeros(X.shape[0], int), preprocess, unit_rows)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmlp as jm
@@ -50,6 +51,19 @@ def test_never_overflows_and_keeps_the_dtype(f, dtype):
 
 
 @by_name
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_right_to_its_rounding(f, dtype):
+    about = jnp.finfo(dtype)
+    z = jnp.asarray([-6e4, -300, -41, -9, -3, -0.3, 0, 0.3, 3, 9, 41, 300, 6e4]).astype(dtype)
+    wide = z.astype(jnp.float64)
+    for got, expected in ((f(z), f(wide)), (f.df(z), f.df(wide)), (f.d2f(z), f.d2f(wide))):
+        assert got.dtype == dtype
+        expected = np.asarray(expected)
+        apart = np.abs(np.asarray(got.astype(jnp.float64)) - expected)
+        assert (apart <= 8 * float(about.eps) * np.maximum(np.abs(expected), 1)).all()
+
+
+@by_name
 def test_range_holds_every_value(f):
     values = np.asarray(f.f(points()))
     assert f.range[0] <= values.min() and values.max() <= f.range[1]
@@ -81,6 +95,56 @@ def test_softmax_pull_is_the_product_with_its_jacobian():
     z, error = jnp.asarray([0.3, -1.2, 2.0]), jnp.asarray([1.0, -2.0, 0.7])
     expected = jax.jacobian(jax.nn.softmax)(z).T @ error
     np.testing.assert_allclose(activations.softmax.pull(z, error), expected, rtol=1e-13)
+
+
+def test_softmax_pull_keeps_its_digits_where_a_class_is_almost_certain():
+    """`a_0 a_1 (e_0 - e_1)` and its negative, in float32 where 1 - a_0 is 0."""
+    z, error = jnp.asarray([20.0, 0.0], jnp.float32), jnp.asarray([1.0, -1.0], jnp.float32)
+    expected = 2 * np.exp(-20) / (1 + np.exp(-20)) ** 2
+    np.testing.assert_allclose(activations.softmax.pull(z, error), [expected, -expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softmax"])
+def test_log_odds_and_their_derivatives(name):
+    odds, f = activations.NAMED[name].log_odds, activations.NAMED[name]
+    z, error, dz = jnp.asarray([0.3, -1.2, 2.0, 2.0]), jnp.asarray([1.0, -2.0, 0.7, 0.1]), jnp.asarray([0.5, 1, -1, 2])
+    a = f(z)
+    np.testing.assert_allclose(odds.f(z), jnp.log(a / (1 - a)), rtol=1e-13)
+    J = jax.jacobian(odds.f)(z)
+    np.testing.assert_allclose(odds.jacobian(z), J, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(odds.pull(z, error), J.T @ error, rtol=1e-12)
+    along = jax.jvp(lambda z: odds.pull(z, error), (z,), (dz,))[1]
+    np.testing.assert_allclose(odds.pull_derivative(z, error, dz), along, rtol=1e-11, atol=1e-15)
+
+
+def test_constants_of_numpy_keep_the_parameters_dtype():
+    """Under x64 a float64 scalar of NumPy widens float32: in f, in f' and in f''."""
+    alpha = np.float64(1.67)
+    own = jm.Activation(
+        "own",
+        lambda z: jnp.where(z > 0, z, alpha * (jnp.exp(z) - 1)),
+        lambda z: jnp.where(z > 0, np.float64(1), alpha * jnp.exp(z)),
+        lambda z: jnp.where(z > 0, np.float64(0), alpha * jnp.exp(z)),
+    )
+    X, Y = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.asarray([0, 1] * 3)
+    with jax.numpy_dtype_promotion("standard"):
+        net = jm.MLP((3, 4, 2), own, "softmax", "cross_entropy")
+        params = jm.init(net, jax.random.key(0), dtype=jnp.float32)
+        masks = tuple(np.ones((6, n)) for n in (3, 4))  # float64
+        results = (
+            jm.value_and_grad(net, params, X, Y, masks=masks),
+            jax.grad(lambda p: jm.cost(net, p, X, Y))(params),
+            jm.backprop(net, params, X, Y),
+            jm.hvp(net, params, X, Y, params),
+            jax.grad(lambda p: jm.as_function(net)(p, X).sum())(params),
+            jm.fit(net, params, (X, Y), optimizer=optax.adam(0.1), epochs=1, batch_size=2, key=jax.random.key(0),
+                   progress=False).params,
+        )  # fmt: skip
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64), params)
+        expected = jm.value_and_grad(net, wide, X.astype(np.float64), Y)
+    assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype("float32")}
+    for got, want in zip(jax.tree.leaves(results[0]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
 def test_a_users_own_activation():

@@ -165,3 +165,54 @@ def test_value_and_grad_runs_inside_jit_vmap_and_float32():
     assert tree_error(jax.tree.map(lambda a: a[0], many), eager) <= 1e-13
     single = jax.tree.map(lambda a: a.astype(jnp.float32), (params, X))
     assert {g.dtype for g in jax.tree.leaves(jm.value_and_grad(problem.net, *single, Y))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_gradient_of_many_examples_in_half_precision(dtype):
+    """70,000 examples, whose number is infinite in float16, by hand and by autodiff of nothing narrower."""
+    net = jm.MLP((2, 2), output="softmax", loss="cross_entropy")
+    X = jnp.asarray(np.random.default_rng(0).normal(size=(70_000, 2)), dtype)
+    Y = (X[:, 0] > 0).astype(int)
+    params = jm.init(net, jax.random.key(0), dtype=dtype)
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (params, X))
+    for rule in (jm.rules.backprop, jm.rules.clipped(0.1)):
+        for weights in (None, jnp.full(70_000, 0.5, dtype)):
+            J, grads = jm.value_and_grad(net, params, X, Y, weights=weights, rule=rule)
+            one = None if weights is None else weights.astype(jnp.float32)
+            expected_J, expected = jm.value_and_grad(net, *wide, Y, weights=one, rule=rule)
+            assert float(J) == pytest.approx(float(expected_J), rel=0.01)
+            for g, e in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+                assert g.dtype == dtype
+                np.testing.assert_allclose(g.astype(jnp.float32), e, rtol=0.02, atol=2e-3)
+
+
+def test_a_batch_of_any_size_is_exported():
+    """`jax.export` with a symbol for the number of examples; what is exported runs on batches of two sizes."""
+    net = jm.MLP((6, 9, 4), "tanh", "softmax", "cross_entropy")
+    params = jm.init(net, jax.random.key(0), dtype=jnp.float32)
+    (b,) = jax.export.symbolic_shape("b")
+    key, f = jax.random.key(1), jm.as_function(net)
+
+    def everything(params, X, Y, weights):
+        trace = jm.backprop(net, params, X, Y)
+        return (
+            jm.value_and_grad(net, params, X, Y),
+            jm.value_and_grad(net, params, X, Y, weights=weights, rule=jm.rules.clipped(0.1)),
+            jm.value_and_grad(net, params, X, Y, rule=jm.rules.clipped(0.1)),
+            jm.mean_gradient(trace), jm.mean_gradient(trace, weights), jm.per_example_norms(trace),
+            jm.layer_norms(trace), jm.delta_norms(trace), jm.per_example_gradients(trace), jm.gradient_gram(trace),
+            jm.second_moment(trace), jm.variance(trace), jm.noise_scale(trace), jm.kronecker_factors(trace),
+            jm.clipped_gradient(trace, 0.1, weights), jm.private_gradient(trace, 0.1, 1.0, key),
+            jm.alignment(trace, trace), jm.ggn_diagonal(net, params, X, Y), jm.ggnvp(net, params, X, Y, params),
+            jm.hvp(net, params, X, Y, params), jax.grad(lambda p, X: f(p, X)[:, 0].sum(), (0, 1))(params, X),
+        )  # fmt: skip
+
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((b, 6), "float32"), ((b,), "int32"))]
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+    exported = jax.export.export(jax.jit(everything))(like, *shapes, jax.ShapeDtypeStruct((b,), jnp.float32))
+    for m in (3, 20):
+        X = jax.random.normal(key, (m, 6), jnp.float32)
+        arguments = params, X, jnp.arange(m, dtype=jnp.int32) % 4, jnp.linspace(0.5, 1, m, dtype=jnp.float32)
+        got, expected = exported.call(*arguments), jax.jit(everything)(*arguments)
+        for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)

@@ -4,19 +4,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import checkpoint_runs
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from problems import NET, examples, fit, tree_error
 
 import jaxmlp as jm
-from jaxmlp import files
+from jaxmlp.training.checkpoint import Checkpoints
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -111,6 +110,146 @@ def test_another_runs_folder_is_refused(tmp_path, options, what):
         run(tmp_path, **options)
 
 
+def own(scale):
+    """An activation of one name, whatever it does."""
+    return jm.Activation("own", lambda z: jnp.tanh(scale * z), lambda z: scale * (1 - jnp.tanh(scale * z) ** 2))
+
+
+def three(*hidden):
+    return jm.MLP((3, 5, 5, 5, 2), hidden, "softmax", "cross_entropy")
+
+
+BLANK = (np.vstack([np.zeros((1, 3), np.float32), examples(19)[0]]), examples(20)[1])  # the first example is blank
+HALVES = lambda learning_rate, times: optax.chain(optax.sgd(learning_rate), *[optax.scale(0.5)] * times)
+
+
+def clipped(norm):
+    return {"readout": lambda trace, weights, key: jm.clipped_gradient(trace, norm, weights)}
+
+
+def slower(rate):
+    return {"optimizer": optax.sgd(lambda count: jnp.where(count < 500, 0.1, rate))}
+
+
+def halves(times):
+    return {"optimizer": HALVES, "hyper": {"learning_rate": 0.1, "times": times}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        ({"net": three("tanh", "relu", "relu")}, {"net": three("tanh", "relu", "tanh")}, "hidden activations"),
+        ({"net": three(own(1.0), "tanh", "relu")}, {"net": three(own(2.0), "tanh", "relu")}, "own functions"),
+        (clipped(1.0), clipped(0.9), "readout of fixed numbers"),
+        (slower(0.05), slower(0.01), "optimizer's later updates"),
+        (halves(1), halves(2), "optimizer's first updates"),
+        ({"penalties": (jm.l2(0.1), jm.l2(0.2))}, {"penalties": (jm.l2(0.3), jm.l2(0.2))}, "penalties"),
+        ({"data": BLANK}, {"data": BLANK, "preprocess": lambda x: 2 * x}, "examples preprocessed"),
+        (
+            {"validation": (*examples(6), np.ones(6, np.float32))},
+            {"validation": (*examples(6), np.arange(6, dtype=np.float32))},
+            "validation .checksum.",
+        ),
+    ],
+)
+def test_a_run_is_known_by_what_its_functions_do(tmp_path, before, after, what):
+    def once(**settings):
+        net = settings.pop("net", NET)
+        fit(jm.init(net, jax.random.key(0)), net=net, checkpoints=tmp_path, **settings)
+
+    once(**before)
+    once(**before)
+    with pytest.raises(ValueError, match=rf"was written by another run \({what}"):
+        once(**after)
+
+
+def test_steps_that_are_validated_elsewhere_are_refused(tmp_path):
+    """25 steps end between two validations of a run of 50."""
+    steps = {"sampling": "replacement", "epochs": None, "validate_every": 10, "checkpoints": tmp_path}
+    params = jm.init(NET, jax.random.key(0))
+    fit(params, steps=25, **steps)
+    with pytest.raises(ValueError, match="validated at 10, 20, 25; expected the same steps"):
+        fit(params, steps=50, **steps)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    params, refused = jm.init(NET, jax.random.key(0)), []
+
+    def again(epoch, metrics):
+        with pytest.raises(ValueError, match=r"checkpoints is .*, which another run is writing now; expected another"):
+            fit(params, checkpoints=tmp_path)
+        refused.append(epoch)
+
+    alone = fit(params, epochs=3)
+    got = fit(params, epochs=3, checkpoints=tmp_path, callback=again)
+    assert refused == [1, 2, 3] and tree_error(got.params, alone.params) == 0
+    fit(params, epochs=3, checkpoints=tmp_path)  # the folder is free again
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_whole(tmp_path, monkeypatch):
+    """State and history are of one moment, whatever another process saves in between."""
+    params = jm.init(NET, jax.random.key(0))
+    alone = fit(params, epochs=5)
+    fit(params, epochs=2, checkpoints=tmp_path)
+    read_tree, others = jm.trees.read_tree, []
+
+    def meanwhile(path, like):
+        if not others:
+            others.append(1)
+            fit(params, epochs=3, checkpoints=tmp_path)
+        return read_tree(path, like)
+
+    monkeypatch.setattr(jm.trees, "read_tree", meanwhile)
+    got = fit(params, epochs=5, checkpoints=tmp_path)
+    assert len(got.history["epoch"]) == 5 and tree_error(got.params, alone.params) == 0
+
+
+def test_the_log_has_each_epoch_though_the_run_ends_right_after_a_checkpoint(tmp_path, monkeypatch):
+    params, save = jm.init(NET, jax.random.key(0)), Checkpoints.save
+
+    def full(self, state, columns, done, last):
+        save(self, state, columns, done, last)
+        if done == 2:
+            raise OSError(28, "No space left on device")
+
+    log = tmp_path / "log.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            fit(params, epochs=4, checkpoints=tmp_path / "run", log=log)
+    fit(params, epochs=4, checkpoints=tmp_path / "run", log=log)
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    move = lambda epoch, metrics: os.chdir(tmp_path / "elsewhere")
+    fit(jm.init(NET, jax.random.key(0)), epochs=3, checkpoints="run", log="log.jsonl", callback=move)
+    assert (tmp_path / "run" / "last.safetensors").exists() and not list((tmp_path / "elsewhere").iterdir())
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_an_interrupted_run_saves_its_epoch_and_says_how_to_go_on(tmp_path, capsys):
+    """The first SIGINT waits for the end of the epoch, whatever `checkpoint_every` says."""
+    params = jm.init(NET, jax.random.key(0))
+    interrupt = lambda epoch, metrics: epoch == 2 and signal.raise_signal(signal.SIGINT)
+    settings = {"epochs": 6, "checkpoints": tmp_path, "checkpoint_every": 5}
+    with pytest.raises(KeyboardInterrupt, match=r"epoch 2 of 6 is saved in .*; the same call goes on from there"):
+        fit(params, callback=interrupt, **settings)
+    assert "interrupted: this epoch ends first and is saved" in capsys.readouterr().err
+    got = fit(params, **settings)
+    assert tree_error(got.params, fit(params, epochs=6).params) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_somebody_elses_tree_is_no_checkpoint(tmp_path):
+    for about in (None, {"run": {}, "done": 1}, {"run": {}, "done": 1, "history": {"cost": [1.0, 2.0]}}):
+        jm.trees.write_tree(tmp_path / "last.safetensors", {"a": 1}, about)
+        with pytest.raises(ValueError, match=r"last.safetensors holds no checkpoint of a run, expected another folder"):
+            fit(jm.init(NET, jax.random.key(0)), checkpoints=tmp_path)
+
+
 @pytest.mark.parametrize("name", checkpoint_runs.RUNS)
 def test_a_folder_that_0_1_0_wrote_goes_on(tmp_path, name):
     """To the weights that 0.1.0 had in the end; to the bits where this machine rounds as the one that it ran on."""
@@ -136,121 +275,3 @@ def test_a_diverged_run_stays_diverged(tmp_path):
     for _ in range(2):
         with pytest.raises(jm.DivergedError):
             run(tmp_path, **options)
-
-
-def test_runs_that_end_in_every_way_lose_no_bit():
-    """Killed, on a full disk, interrupted, and two in one folder: whole processes; the script has more of each."""
-    script = Path(__file__).with_name("kill_runs.py")
-    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
-    done = subprocess.run([sys.executable, script, "--quick"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "; 0 bits lost" in done.stdout, done.stdout + done.stderr
-
-
-def press(*epochs, times=1):
-    """A callback during which SIGINT comes in these epochs."""
-
-    def callback(epoch, metrics):
-        for _ in range(times if epoch in epochs else 0):
-            signal.raise_signal(signal.SIGINT)
-
-    return callback
-
-
-def interrupted(folder, **options):
-    """The run, with its own callback in place of `run`'s."""
-    return fit(jm.init(NET, jax.random.key(0)), examples(30), optimizer=MOMENTUM, batch_size=8, checkpoints=folder,
-               **{"epochs": 7, "checkpoint_every": 3} | options)  # fmt: skip
-
-
-@pytest.mark.parametrize("epoch", [2, 7])
-def test_an_interrupt_saves_the_epoch_it_names(tmp_path, capsys, epoch):
-    """Also one that comes after the epoch's checkpoint was due, and one in the last epoch, which ends all the same."""
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=f"epoch {epoch} of 7 is saved in .*; the same call goes on from there"):
-        interrupted(tmp_path, callback=press(epoch))
-    assert signal.getsignal(signal.SIGINT) is before
-    assert "this epoch ends first and is saved" in capsys.readouterr().err
-    assert files.read(tmp_path / "last.safetensors", "tree")[1]["about"]["done"] == epoch
-    assert tree_error(interrupted(tmp_path).last_params, interrupted(None).last_params) == 0
-
-
-def test_a_second_interrupt_and_one_without_checkpoints_end_the_run_at_once(tmp_path):
-    for folder, times in ((tmp_path, 2), (None, 1)):
-        with pytest.raises(KeyboardInterrupt) as caught:
-            interrupted(folder, callback=press(2, times=times))
-        assert not caught.value.args
-    assert tree_error(interrupted(tmp_path).last_params, interrupted(None).last_params) == 0
-
-
-def test_a_run_leaves_the_handlers_of_others_and_needs_no_lock_of_the_file_system(tmp_path, monkeypatch):
-    """A process in the background ignores SIGINT, a program may have a handler of its own, NFS locks no folder."""
-    fcntl, heard = pytest.importorskip("fcntl"), []
-
-    def refuse(descriptor, operation):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        for number, own in enumerate((signal.SIG_IGN, lambda number, frame: heard.append(number))):
-            signal.signal(signal.SIGINT, own)
-            assert len(interrupted(tmp_path / str(number), callback=press(2)).history["epoch"]) == 7
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert heard == [signal.SIGINT]
-
-
-def test_a_folder_is_one_runs_at_a_time(tmp_path):
-    refused = []
-
-    def callback(epoch, metrics):
-        if epoch == 2:
-            with pytest.raises(ValueError, match=r"checkpoints is .*, which another run is writing now; expected"):
-                interrupted(tmp_path)
-            refused.append(epoch)
-
-    interrupted(tmp_path, callback=callback)
-    assert refused == [2] and len(interrupted(tmp_path).history["epoch"]) == 7
-
-
-def epochs_in(log):
-    return [(row["epoch"], round(row["cost"], 6)) for row in map(json.loads, log.read_text().splitlines())]
-
-
-def test_runs_that_share_a_log_keep_each_others_lines(tmp_path):
-    """One ended before its first epoch, and one whose lines another run follows."""
-    log, one, two = tmp_path / "log.jsonl", tmp_path / "one", tmp_path / "two"
-    interrupted(one, log=log)
-    lines = log.read_text()
-
-    def end(epoch, metrics):
-        raise Killed
-
-    other = {"log": log, "key": jax.random.key(5)}
-    with pytest.raises(Killed):
-        interrupted(two, callback=end, **other)
-    assert json.loads(log.read_text().removeprefix(lines))["epoch"] == 1
-    log.write_text(lines)  # as if killed before its first line
-    interrupted(two, **other)
-    own = log.read_text()
-    assert own.startswith(lines) and [epoch for epoch, _ in epochs_in(log)] == [*range(1, 8), *range(1, 8)]
-    interrupted(one, log=log, epochs=9)  # follows the lines of the other
-    assert log.read_text().startswith(own)
-    assert [epoch for epoch, _ in epochs_in(log)][14:] == [8, 9]
-
-
-@pytest.mark.parametrize("torn", ['{"ep', '{"epoch": 5, "co', "{"])
-def test_a_line_torn_anywhere_is_written_again(tmp_path, torn):
-    log = tmp_path / "log.jsonl"
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(tmp_path / "run", log=log, callback=press(4))
-    with log.open("a") as file:
-        file.write(torn)
-    interrupted(tmp_path / "run", log=log)
-    assert [epoch for epoch, _ in epochs_in(log)] == [1, 2, 3, 4, 5, 6, 7]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
-def test_a_log_on_a_full_disk_is_named(params):
-    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
-        fit(params, log="/dev/full")

@@ -1,5 +1,7 @@
 """A readout in chunks is that of the whole batch."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import TABLE, tree_error
 
@@ -30,3 +32,15 @@ def test_chunks_give_the_whole_batchs_result(problem, readout):
         assert tree_error(got, whole) <= 1e-12
     with pytest.raises(ValueError, match="size is 0, expected at least 1"):
         jm.in_chunks(READOUTS[readout], problem.net, params, X, Y, 0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_examples_in_half_precision(weighted):
+    """70,000 examples, whose number and whose sums are infinite in float16."""
+    net = jm.MLP((1, 1))
+    params = (jm.Layer(jnp.ones((1, 1), jnp.float16), jnp.ones(1, jnp.float16)),)
+    X, Y = jnp.ones((70_000, 1), jnp.float16), jnp.zeros((70_000, 1), jnp.float16)
+    weights = jnp.ones(70_000, jnp.float16) if weighted else None
+    got = jm.in_chunks(jm.mean_gradient, net, params, X, Y, 20_000, weights=weights)
+    assert got[0].W.dtype == jnp.float16
+    np.testing.assert_array_equal(got[0].W, [[2]])

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from problems import TABLE, tree_error
 
 import jaxmlp as jm
+from jaxmlp import curvature
 
 TWICE = [p for p in TABLE if not p.masked]
 table = pytest.mark.parametrize("problem", TWICE, ids=str)
@@ -120,6 +121,68 @@ def test_lanczos_on_a_network_too_large_for_the_matrix():
     np.testing.assert_allclose(got, np.linalg.eigvalsh(H)[::-1][:4], rtol=1e-7)
     of_ggn = jm.hessian_eigenvalues(net, params, X, Y, 2, product=jm.ggnvp, tolerance=1e-10)
     assert (of_ggn > 0).all() and not np.allclose(of_ggn, got[:2])
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [("softmax", "binary_cross_entropy"), ("sigmoid", "cross_entropy"), ("sigmoid", "binary_cross_entropy"),
+     ("softmax", "cross_entropy"), ("softmax", "squared_error")],
+)  # fmt: skip
+def test_saturated_outputs_have_the_curvature_of_their_cost(output, loss):
+    """Where y_hat rounds to 0 and 1, d2L/dy_hat^2 is infinite and the Jacobian 0."""
+    net = jm.MLP((3, 3), output=output, loss=loss)
+    params = (jm.Layer(jnp.eye(3), jnp.zeros(3)),)
+    flat, unravel = ravel_pytree(params)
+    X, Y = jnp.asarray([[1.0, 0, -1], [0, 1, 0.5]]), jnp.asarray([[1.0, 0, 0], [0.25, 0.25, 0.5]])
+    v = direction(params)
+    hessian = jax.jit(jax.hessian(lambda theta, X: jm.cost(net, unravel(theta), X, Y)))
+    for size in (1.0, 15.0, 40.0, 1e4):
+        expected = hessian(flat, size * X) @ ravel_pytree(v)[0]
+        got = ravel_pytree(jm.hvp(net, params, size * X, Y, v))[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-15 * size**2)
+        (block,), along = jm.ggn_blocks(net, params, size * X, Y), jm.ggnvp(net, params, size * X, Y, v)
+        assert bool(jnp.isfinite(block).all())
+        tiny = 1e-15 * size**2
+        np.testing.assert_allclose(ravel_pytree(along)[0], block @ ravel_pytree(v)[0], rtol=1e-10, atol=tiny)
+        diagonal = ravel_pytree(jm.ggn_diagonal(net, params, size * X, Y))[0]
+        np.testing.assert_allclose(diagonal, jnp.diag(block), rtol=1e-10, atol=tiny)
+        assert np.linalg.eigvalsh(block).min() >= -tiny
+
+
+def matrices():
+    rng = np.random.default_rng(0)
+    low = (u := rng.normal(size=(40, 3))) @ u.T
+    return {"zero": 0 * low, "multiple of 1": 3 * np.eye(40), "rank 3": low, "negative": -low, "tiny": 1e-30 * low,
+            "huge": 1e30 * low, "one entry": np.diag(np.eye(40)[3])}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", matrices())
+def test_lanczos_on_matrices_it_breaks_down_on(name, dtype):
+    matrix = matrices()[name].astype(dtype)
+    expected = np.sort(np.linalg.eigvalsh(matrix.astype(np.float64)))[::-1]
+    start = np.random.default_rng(1).normal(size=40).astype(dtype)
+    for k in (1, 5, 38):
+        got = curvature._iterate_lanczos(lambda v: matrix @ np.ravel(v).astype(dtype), start, k, 1e-4)
+        np.testing.assert_allclose(got, expected[:k], rtol=1e-4, atol=1e-5 * abs(expected).max())
+
+
+def test_eigenvalues_of_a_flat_cost_and_of_small_networks():
+    """A saturated softmax in float32: its Hessian is 0."""
+    net = jm.MLP((6, 8, 3), "relu", "softmax", "cross_entropy")
+    first, last = jm.init(net, jax.random.key(0), dtype=jnp.float32)
+    params = (first, jm.Layer(0 * last.W, jnp.asarray([200.0, 0, 0], jnp.float32)))
+    X = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
+    assert jm.hessian_eigenvalues(net, params, X, np.zeros(10, int), 2).tolist() == [0, 0]
+    small = jm.MLP((1, 1))
+    params = (jm.Layer(jnp.ones((1, 1)), jnp.zeros(1)),)
+    np.testing.assert_allclose(jm.hessian_eigenvalues(small, params, [[2.0]], [1.0], 2), [5, 0], atol=1e-12)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    X = jnp.asarray([[2.0]], jnp.bfloat16)
+    np.testing.assert_allclose(jm.hessian_eigenvalues(small, half, X, jnp.ones(1), 1), [5], rtol=0.01)
+    broken = (jm.Layer(jnp.full((1, 1), jnp.inf), jnp.zeros(1)),)
+    with pytest.raises(ValueError, match="the product with the matrix holds NaN or infinity"):
+        jm.hessian_eigenvalues(jm.MLP((1, 1), output="tanh"), broken, [[0.0]], [1.0])
 
 
 @pytest.mark.parametrize(

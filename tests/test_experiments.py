@@ -4,11 +4,15 @@ import json
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from pytest import approx
 
+from experiments import __main__ as command
 from experiments import (
     activations,
     alignment,
@@ -38,6 +42,7 @@ from experiments import (
     vectorization,
     xor,
 )
+from experiments.output import NotReached
 
 
 @dataclass(frozen=True)
@@ -305,6 +310,51 @@ def test_a_run_of_mnist_reaches_97_percent_and_leaves_its_files(out):
     header, first = (made.folder / "history_0.csv").read_text().splitlines()[:2]
     assert header == "epoch,cost,accuracy,validation_cost,validation_accuracy,noise_scale,seconds"
     assert first.startswith("1,")
+
+
+def test_a_row_of_mnists_table_is_of_one_epoch():
+    history = {"accuracy": np.asarray([0.8, 0.9, 0.95]), "validation_accuracy": np.asarray([0.7, 0.8, 0.85])}
+    result = SimpleNamespace(best_epoch=2, history=history)
+    assert mnist._read_best_epoch(result) == {"best epoch": 2, "train": 0.9, "validation": 0.8}
+
+
+def test_a_published_figure_that_is_missed_is_an_exit_status(out, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(results, "_score_seeds", lambda row, settings: [0.9])
+    settings = results.Settings(rows=("spirals",))
+    made = out("results", settings)
+    with pytest.raises(NotReached, match="1 of 1 published figures are not reached: two spirals"):
+        results.run(settings, made)
+    assert "NO" in (made.folder / "report.txt").read_text() and (made.folder / "results.png").exists()
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["results", "--rows", "spirals"]) == 1
+    assert "results: 1 of 1 published figures are not reached" in capsys.readouterr().err
+    monkeypatch.setattr(results, "_score_seeds", lambda row, settings: [1.0])
+    assert command.main(["results", "--rows", "spirals"]) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_label_of_searchs_picture_lies_on_another(seed):
+    rng = np.random.default_rng(seed)
+    n, width = int(rng.integers(1, 40)), seed / 5  # in decades, from a point to the whole space
+    trials = [{"learning_rate": 10.0 ** rng.uniform(-1 - 2 * width, -1), "momentum": float(rng.choice([0, 0.9])),
+               "l2": 10.0 ** rng.uniform(-3 - 3 * width, -3), "hidden": (64,), "activation": "relu"}
+              for _ in range(n)]  # fmt: skip
+    scores = 10 ** rng.uniform(-1.5 * width - 0.5, -0.5, n) - 1
+    scores[0] = (np.inf, -1.0, scores[0])[seed % 3]  # diverged, no error
+    found = SimpleNamespace(trials=trials, scores=scores, epochs=rng.choice([1, 3, 9], n))
+    figure = search._picture(found)
+    figure.canvas.draw()
+    for ax in figure.axes[:3]:
+        drawn = sum(len(points.get_offsets()) for points in ax.collections)
+        marked = sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "x")
+        assert drawn - np.isinf(scores).sum() + marked == n  # a diverged one is marked at the edge
+        for along, axis in enumerate((ax.xaxis, ax.yaxis)):
+            low, high = sorted(axis.get_view_interval())
+            labels = [t for t in axis.get_ticklabels(which="both") if t.get_text() and t.get_visible()]
+            boxes = [t.get_window_extent() for t in labels if low <= t.get_position()[along] <= high]
+            spans = sorted((box.get_points()[0, along], box.get_points()[1, along]) for box in boxes)
+            assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+            assert spans or (axis is ax.yaxis and ax is not figure.axes[0])  # the panels share one
 
 
 def test_epsilon_is_at_most_that_of_abadi():

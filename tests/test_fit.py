@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from problems import NET, examples, fit, gradient, tree_error
+from problems import NET, examples, fit, gradient, sweep, tree_error
 
 import jaxmlp as jm
 
@@ -96,7 +96,7 @@ def test_patience_ends_the_run(params):
 
 @loose
 def test_steps_with_replacement_return_the_best_not_the_last(params):
-    """MATH row 23: T steps, each on one example drawn with replacement, step sizes eta_1..eta_T."""
+    """Row 23 of the notes' systems: T steps, each on one example drawn with replacement, step sizes eta_1..eta_T."""
     X_dev, Y_dev = examples(20, seed=5)
     etas = optax.piecewise_constant_schedule(3.0, {10: 2.0})
     result = fit(params, epochs=None, steps=35, validate_every=10, sampling="replacement", optimizer=optax.sgd(etas),
@@ -145,3 +145,65 @@ def test_one_hot_rows_have_an_accuracy_under_squared_error_and_numbers_have_none
                   epochs=1, progress=False)  # fmt: skip
     assert "accuracy" in run((X, np.eye(2, dtype=np.float32)[Y])).history
     assert "accuracy" not in run((X, X[:, :2])).history
+
+
+def cosine(y_hat, y):
+    return -jnp.dot(y_hat, y) / (jnp.linalg.norm(y_hat) * jnp.linalg.norm(y))
+
+
+def normal(y_hat, y):
+    """Minus the log-likelihood of `N(mean, e^(2 s))`, below 0 for a small deviation."""
+    mean, s = y_hat
+    return s + (y[0] - mean) ** 2 * jnp.exp(-2 * s) / 2
+
+
+@pytest.mark.parametrize(("loss", "output"), [(cosine, "identity"), (cosine, "sigmoid"), (normal, "identity")])
+def test_a_loss_below_0_is_no_divergence(loss, output):
+    """Not even where it has no value at weights of 0, as the cosine of an output of 0."""
+    net = jm.MLP((3, 2), (), output, jm.Loss("own", loss, jax.grad(loss)))
+    X, Y = examples(40)[0], np.tile(np.float32([0.7, 0.2]), (40, 1))
+    start = (jm.Layer(jnp.full((2, 3), 0.01), jnp.asarray([0.7, -0.5])),)
+    history = fit(start, (X, Y), net, epochs=20, optimizer=optax.sgd(0.02)).history["cost"]
+    assert history[-1] < history[0] < 0
+
+
+def test_a_loss_below_0_that_blows_up_diverges():
+    net = jm.MLP((3, 2), (), "identity", jm.Loss("own", lambda a, y: y @ a - 1, lambda a, y: y))
+    X, Y = np.ones((10, 3), np.float32), np.ones((10, 2), np.float32)
+    with pytest.raises(jm.DivergedError, match="diverged in epoch"):
+        fit(jm.init(net, jax.random.key(0)), (X, Y), net, epochs=50, optimizer=optax.sgd(-100.0))
+
+
+def test_a_validation_without_a_finite_score_is_an_error_that_says_so():
+    net = jm.MLP((3, 8, 1))
+    X, _ = examples()
+    bad = np.full((3, 3), 3e38, np.float32), np.zeros(3, np.float32)
+    with pytest.raises(jm.DivergedError, match="validation has no finite score in any of 2 epochs") as e:
+        fit(jm.init(net, jax.random.key(0)), (X, X[:, 0]), net, epochs=5, validation=bad, patience=2)
+    assert not e.value.result.stopped_early and len(e.value.result.history["cost"]) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_averages_counts_and_sums_in_float32(params, dtype):
+    """An average whose decay is 1 in half precision, and more examples than float16 can count."""
+    half = jax.tree.map(lambda a: a.astype(dtype), params)
+    X, Y = examples(70_000)
+    X = np.asarray(jnp.asarray(X, dtype))
+    got = fit(half, (X, Y), batch_size=7000, epochs=2, average=0.9999, optimizer=optax.sgd(0.5), validation=(X, Y))
+    assert got.params[0].W.dtype == dtype and tree_error(got.params, got.last_params) > 1e-3
+    still = fit(half, (X, Y), batch_size=7000, optimizer=optax.sgd(0.0), validation=(X, Y)).history
+    whole = fit(jax.tree.map(lambda a: a.astype(jnp.float32), half), (X.astype(np.float32), Y), batch_size=7000,
+                optimizer=optax.sgd(0.0), validation=(X.astype(np.float32), Y)).history  # fmt: skip
+    for name in ("cost", "accuracy", "validation_cost", "validation_accuracy"):
+        np.testing.assert_allclose(still[name], whole[name], rtol=0.01)
+
+
+@pytest.mark.parametrize("flag", ["jax_debug_nans", "jax_debug_infs"])
+def test_flags_that_look_for_nan_and_infinity_do_not_stop_a_healthy_run(params, flag):
+    jax.config.update(flag, True)
+    try:
+        fit(params, epochs=2, validation=examples(6), patience=2, average=0.9, penalties=jm.l2(0.1))
+        many = sweep(epochs=3, validation=examples(6), patience=[1, 1, 2, 3], hyper={"learning_rate": 20.0})
+    finally:
+        jax.config.update(flag, False)
+    assert np.isnan(many.history["cost"]).any()  # of members that have stopped

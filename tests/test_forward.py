@@ -57,7 +57,7 @@ def test_both_orientations_of_the_notes_give_the_same_numbers():
 
 @table
 def test_the_tail_is_the_same_loss_at_every_layer(problem):
-    """`l_t(o_t) = l_(t+1)(o_(t+1)) = ... = loss`, MATH row 27."""
+    """`l_t(o_t) = l_(t+1)(o_(t+1)) = ... = loss`, row 27 of the notes' systems."""
     params, X, Y, _, _, masks = problem.make()
     mask = None if masks is None else tuple(m[0] for m in masks)
     _, tape = jm.forward(problem.net, params, X[0], mask)

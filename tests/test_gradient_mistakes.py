@@ -130,3 +130,71 @@ def test_a_non_finite_gradient_does_not_pass():
     params, X, Y, *_ = SQUARE.make()
     report = jm.check_gradients(SQUARE.net, params, X, Y, backward=broken(start=np.nan))
     assert not report.passed
+
+
+def scaled_by(factors):
+    """The right gradient with each layer's arrays times a factor of its own."""
+    scale = lambda grads: [jm.Layer(c * W, c * b) for c, (W, b) in zip(factors, grads, strict=True)]
+    return lambda *arguments: tuple(scale(jm.value_and_grad(*arguments)[1]))
+
+
+SMALL = Problem((2, 3, 1), ("tanh",), "sigmoid", "binary_cross_entropy", 1)
+CHAIN = Problem((2, 1, 1), ("tanh",), "sigmoid", "binary_cross_entropy", 2)
+
+
+def unrelated(*arguments):
+    first, last = jm.value_and_grad(*arguments)[1]
+    return first, jm.Layer(last.W + jnp.arange(1.0, 4.0)[None], last.b + 1)
+
+
+DEEP = Problem((4, 6, 6, 6, 3), ("sigmoid",) * 3, "softmax", "cross_entropy", 8)
+
+
+@pytest.mark.parametrize(
+    ("problem", "backward", "named"),
+    [
+        (SMALL, scaled_by((1, 3)), ("a constant factor of 3, in W^2", "a constant factor of 3, in b^2")),
+        (SMALL, scaled_by((1, -1)), ("sign: the opposite one, in W^2", "sign: the opposite one, in b^2")),
+        (SMALL, scaled_by((3, 1)), ("a constant factor of 3, in W^1", "a constant factor of 3, in b^1")),
+        (SMALL, scaled_by((2, 2)), ("a constant factor of 2, in every array",)),
+        (CHAIN, scaled_by((1, 3)), ("a constant factor of 3, in W^2", "a constant factor of 3, in b^2")),
+        (
+            SMALL,
+            unrelated,
+            (
+                "W^2 and b^2 alone: the layers below are right, so delta^2 is; its product with a^1 and its "
+                "mean are not",
+            ),
+        ),
+        (DEEP, scaled_by((2, 1, 1, 1)), ("a constant factor of 2, in W^1", "a constant factor of 2, in b^1")),
+    ],
+)
+def test_small_layers_and_single_outputs_are_judged_array_by_array(problem, backward, named):
+    params, X, Y, *_ = problem.make()
+    report = jm.check_gradients(problem.net, params, X, Y, backward=backward, entries=3)
+    assert report.looks_like == named, str(report)
+
+
+def test_a_missing_derivative_in_a_layer_of_small_gradients_is_named():
+    def backward(net, params, X, Y):
+        hidden = [replace(net.hidden[0], df=jnp.ones_like), *net.hidden[1:]]
+        return jm.value_and_grad(jm.MLP(net.sizes, hidden, net.output, net.loss), params, X, Y)[1]
+
+    params, X, Y, *_ = DEEP.make()
+    report = jm.check_gradients(DEEP.net, params, X, Y, backward=backward, entries=3)
+    assert report.looks_like == ("a missing f': delta is not multiplied by f'(z) at layer 1",)
+
+
+def test_a_hint_blames_no_array_that_is_marked_ok():
+    """A linear output has the derivative 1, so that nothing can leave it out."""
+    problem = Problem((3, 4, 1), ("tanh",), "identity", "squared_error", 5)
+    absolute = jm.Loss("absolute", lambda a, y: jnp.abs(a - y).sum(), lambda a, y: jnp.sign(a - y))
+    net = jm.MLP(problem.sizes, problem.hidden, loss=absolute)
+
+    def backward(net, params, X, Y):
+        squared = replace(net.hidden[0], df=lambda z: net.hidden[0].df(z) ** 2)
+        return jm.value_and_grad(jm.MLP(net.sizes, [squared], net.output, net.loss), params, X, Y)[1]
+
+    params, X, Y, *_ = problem.make()
+    report = jm.check_gradients(net, params, X, Y, backward=backward)
+    assert len(report.looks_like) == 1 and "all above layer 1 agree" in report.looks_like[0], str(report)

@@ -1,4 +1,4 @@
-"""Scores equal scikit-learn's (MATH row 31); what errors say (row 21)."""
+"""Scores equal scikit-learn's (row 31 of the notes' systems); what errors say (row 21)."""
 
 import jax.numpy as jnp
 import numpy as np

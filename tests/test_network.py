@@ -1,4 +1,4 @@
-"""Shapes and notation (MATH rows 1 and 3), and what `MLP` refuses."""
+"""Shapes and notation (rows 1 and 3 of the notes' systems), and what `MLP` refuses."""
 
 import jax
 import jax.numpy as jnp

@@ -1,12 +1,13 @@
 """Programs: equal static arguments share one, it goes with the functions it was made for, and few are kept."""
 
 import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from problems import NET, fit
+from problems import NET, examples, fit
 
 import jaxmlp as jm
 from jaxmlp import programs
@@ -84,3 +85,29 @@ def test_a_loop_over_new_optimizers_and_functions_keeps_nothing(params):
     once(0.25)
     gc.collect()
     assert len(programs._kept) == before
+
+
+def test_every_door_lets_go_of_new_functions(params):
+    """A fresh activation, preprocessing, readout and rule at each public function that compiles."""
+    X, Y = examples()
+
+    def once(scale):
+        own = jm.Activation("own", lambda z: jnp.tanh(scale * z), lambda z: scale * (1 - jnp.tanh(scale * z) ** 2),
+                            lambda z: 0 * z)  # fmt: skip
+        net = jm.MLP((3, 5, 2), own, "softmax", "cross_entropy")
+        rule = jm.Rule("own", lambda down: scale * (down.delta @ down.W), init=lambda net, key: (jnp.zeros(()),))
+        state = rule.start(net, jax.random.key(0))
+        preprocess = {"preprocess": lambda x: scale * x}
+        jm.predict(net, params, X, **preprocess)
+        jm.cost(net, params, X, Y, **preprocess)
+        jm.value_and_grad(net, params, X, Y, rule=rule, rule_state=state, **preprocess)
+        jm.backprop(net, params, X, Y, rule=rule, rule_state=state)
+        jm.in_chunks(lambda trace: jm.mean_gradient(trace), net, params, X, Y, size=4)
+        jm.hvp(net, params, X, Y, params, **preprocess)
+        jm.output_jacobian(net, params, X, **preprocess)
+        return weakref.ref(own.f), weakref.ref(rule.carry), weakref.ref(preprocess["preprocess"])
+
+    held = once(0.25)
+    gc.collect()
+    assert [reference() for reference in held] == [None] * 3
+    assert not programs._kept

@@ -165,9 +165,29 @@ def test_private_gradient_does_not_see_padding(key):
     assert tree_error(got, jm.private_gradient(kept, 0.3, 1.0, key, 3)) <= 1e-12
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_rounded_once(dtype):
+    """70,000 examples: infinite in float16, as are sums of squares; 1/70,000 is a subnormal number there."""
+    m = 70_000
+    rng = np.random.default_rng(0)
+    delta, a = (jnp.asarray(rng.normal(size=(m, n)) * size + 1, dtype) for n, size in ((2, 3), (3, 0.5)))
+    trace = jm.Trace((a,), (delta,), (delta,), delta, jnp.zeros(m, dtype))
+    wide = jax.tree.map(lambda array: array.astype(jnp.float64), trace)
+    weights = jnp.asarray(rng.uniform(0.5, 2, m), dtype)
+    for readout in (jm.mean_gradient, jm.second_moment, jm.kronecker_factors):
+        for w in (None, weights):
+            got, expected = readout(trace, w), readout(wide, None if w is None else w.astype(jnp.float64))
+            for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                assert g.dtype == dtype
+                np.testing.assert_allclose(g.astype(jnp.float64), e, rtol=float(jnp.finfo(dtype).eps), atol=1e-4)
+    np.testing.assert_allclose(jm.per_example_norms(trace), jm.per_example_norms(wide), rtol=1e-6)
+    few = jax.tree.map(lambda array: 300 * array[:50], trace)  # squares above 65,504
+    np.testing.assert_allclose(jm.gradient_gram(few), jm.gradient_gram(jax.tree.map(jnp.float64, few)), rtol=1e-4)
+
+
 @table
 def test_weight_jacobian_ties_the_weights_to_the_recursion(problem):
-    """MATH row 26: `z = B vec(W)`, B the Jacobian, and `B^T delta = vec(delta a^T)`."""
+    """Row 26 of the notes' systems: `z = B vec(W)`, B the Jacobian, and `B^T delta = vec(delta a^T)`."""
     params, X, Y, *_ = problem.make()
     trace = jm.backprop(problem.net, params, X, Y)
     for layer, a, delta in zip(params, trace.inputs, trace.deltas, strict=True):

@@ -102,6 +102,41 @@ def test_dropout_masks_keep_their_share_and_the_mean():
     assert tree_error(again, other) > 0 and {float(v) for mask in again for v in mask.ravel()} == {0.0, 2.0}
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("keep", [0.5, 0.8, 0.999, 1.0])
+def test_dropout_masks_in_half_precision_keep_their_share(dtype, keep):
+    masks = jm.dropout_masks(NET, jax.random.key(0), keep, 50_000, dtype)
+    exact = jm.dropout_masks(NET, jax.random.key(0), keep, 50_000)
+    for mask, other in zip(masks, exact, strict=True):
+        assert mask.dtype == dtype
+        np.testing.assert_array_equal(mask, other.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_max_norm_and_l2_hold_whatever_the_size_of_the_weights(dtype):
+    """Units whose squares over- and underflow, and strengths that float16 holds as 0."""
+    about = jnp.finfo(dtype)
+    sizes = np.logspace(np.log10(float(about.tiny)) + 2, np.log10(float(about.max)) - 1, 40)[:, None]
+    W = jnp.asarray(np.random.default_rng(0).normal(size=(40, 30)) * sizes / 3).astype(dtype)
+    params, held = (jm.Layer(W, jnp.zeros(40, dtype)),), np.asarray(W.astype(jnp.float32), np.float64)
+    norms = np.linalg.norm(held, axis=1, keepdims=True)
+    for limit in (1.0, 0.07, 1000.0):
+        got = jm.max_norm(limit).project(params)[0].W
+        assert got.dtype == dtype
+        got = np.asarray(got.astype(jnp.float32), np.float64)
+        assert (np.linalg.norm(got, axis=1) <= limit * (1 + 1e-6)).all()
+        kept = np.linalg.norm(got, axis=1, keepdims=True)
+        near = np.isclose(kept, np.minimum(norms, limit), rtol=0.02)
+        assert (near | (limit / norms < 1e-37)).all()  # no number of float32 shortens what is longer still
+    grads = jm.l2(1e-8).gradient(params, (jm.Layer(jnp.zeros_like(W), params[0].b),))[0].W
+    eps, least = float(about.eps), max(float(about.smallest_subnormal), float(jnp.finfo(jnp.float32).tiny))
+    np.testing.assert_allclose(grads.astype(jnp.float32), 1e-8 * held, rtol=eps, atol=least)
+    ones = (jm.Layer(jnp.ones((400, 400), dtype), jnp.zeros(400, dtype)),)  # 160,000 squares of 1
+    for penalty in (jm.l2(2e-3), jm.l1(1e-3)):
+        cost = penalty.cost(ones)
+        assert cost.dtype == dtype and float(cost) == pytest.approx(160, rel=eps)
+
+
 def test_dropout_in_fit_is_a_step_with_masks_drawn_anew_and_none_at_validation(params):
     X, Y = examples()
     got = run(params, keep=(0.9, 0.6, 0.6), batch_size=12, validation=(X, Y))

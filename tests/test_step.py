@@ -49,3 +49,29 @@ def test_an_augmented_example_is_what_the_network_sees(params):
     assert got.history["validation_cost"][0] == pytest.approx(doubled, rel=1e-5)
     some = fit(params, augment=flip, batch_size=10).params
     assert tree_error(some, expected.params) > 1e-4 and tree_error(some, fit(params, batch_size=10).params) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("readout", "match"),
+    [
+        (
+            lambda trace, weights, key: {"g": jm.mean_gradient(trace)},
+            "readout gives .*, expected the parameters'",
+        ),
+        (lambda trace, weights, key: jm.mean_gradient(trace)[:1], "readout gives"),
+        (lambda trace, weights, key: jm.per_example_gradients(trace), "readout gives"),
+        (lambda trace: jm.mean_gradient(trace), "readout fails on a trace, weights and a key"),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"penalties": jm.l2(1e-4)}, {"monitor": True}])
+def test_a_readout_of_another_structure_is_named(params, readout, match, more):
+    with pytest.raises(ValueError, match=match):
+        fit(params, readout=readout, **more)
+
+
+@pytest.mark.parametrize("settings", [{"sampling": "poisson"}, {"batch_size": 3}])
+def test_a_readout_that_counts_what_fills_up_a_batch_is_refused(params, settings):
+    settings = {"batch_size": 5} | settings
+    with pytest.raises(ValueError, match="readout depends on an example of weight 0, which only fills up a batch"):
+        fit(params, readout=lambda trace, weights, key: jm.clipped_gradient(trace, 1.0), **settings)
+    fit(params, readout=lambda trace, weights, key: jm.clipped_gradient(trace, 1.0, weights), **settings)

@@ -129,3 +129,58 @@ def test_a_stream_larger_than_the_memory_it_is_allowed_stays_within_it():
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout)
     assert seen["grown"] < 200 and np.isfinite(seen["cost"])
+
+
+class Refilled:
+    """A loader that fills the same arrays again and again."""
+
+    def __iter__(self):
+        x, y = np.empty((8, 3), np.float32), np.empty(8, np.int32)
+        for i in range(0, 40, 8):
+            x[:], y[:] = examples(40)[0][i : i + 8], examples(40)[1][i : i + 8]
+            yield x, y
+
+
+class Once:
+    """A loader with one iterator for ever."""
+
+    def __init__(self):
+        self.iterator = iter([tuple(np.copy(a) for a in batch) for batch in Refilled()])
+
+    def __iter__(self):
+        return self.iterator
+
+
+def test_no_batch_is_lost_or_overwritten(params):
+    fresh = [tuple(np.copy(a) for a in batch) for batch in Refilled()]
+    expected = fit(params, fresh, epochs=2, monitor=True)
+    got = fit(params, Refilled(), epochs=2, monitor=True)
+    assert tree_error(got.params, expected.params) == 0
+    np.testing.assert_array_equal(got.history["delta_norm"], expected.history["delta_norm"])
+    assert tree_error(fit(params, Once()).params, fit(params, fresh).params) == 0
+    with pytest.raises(ValueError, match=r"data gave no batches in epoch 2; expected an object that starts anew"):
+        fit(params, Once(), epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (list(examples()), r"data is a list of two arrays, expected a tuple \(X, Y\)"),
+        (examples()[0], r"data is a ndarray, expected a tuple \(X, Y\), or a re-iterable of batches"),
+        ({"X": examples()[0], "Y": examples()[1]}, r"data is a dict, expected a tuple"),
+        ((examples() for _ in range(3)), r"data is a generator, which can be read only once"),
+        (type("Dataset", (), {"__getitem__": lambda self, i: examples()})(), "a Dataset needs a loader of its batches"),
+        (type("Nothing", (), {})(), r"data is a Nothing, expected a tuple"),
+    ],
+)
+def test_data_in_another_container_is_named_before_its_batch_size(params, data, match):
+    with pytest.raises(ValueError, match=match):
+        fit(params, data, batch_size=4)
+
+
+def test_a_streams_weights_beside_a_readout_are_refused(params):
+    """They would scale the readout's result: a private one by private data."""
+    X, Y = examples()
+    clipped = lambda trace, weights, key: jm.clipped_gradient(trace, 1.0, weights)
+    with pytest.raises(ValueError, match="data: batch 0 has weights, expected none with a readout"):
+        fit(params, [(X, Y, np.full(10, 3.0, np.float32))], readout=clipped)

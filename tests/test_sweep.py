@@ -150,3 +150,24 @@ def test_a_member_that_is_none_is_named(plain):
     with pytest.raises(ValueError, match="member is 4, expected 0 to 3"):
         plain.member(4)
     assert tree_error(plain.member(-1).params, plain.member(3).params) == 0
+
+
+@pytest.mark.parametrize("keys", [KEYS[:2], jax.random.key(3)])
+def test_the_noise_of_a_private_readout_is_each_members_own(keys):
+    """It does not cancel in the difference of two members, whether they have keys of their own or one."""
+    private = lambda trace, weights, key: jm.private_gradient(trace, 1.0, 50.0, key, 20, weights)
+    many = sweep(keys=keys, initial=jm.init(NET, KEYS[0]), batch_size=20, epochs=1, readout=private,
+                 hyper={"learning_rate": [1.0, 1.0]})  # fmt: skip
+    a, b = many.member(0).params, many.member(1).params
+    apart = 20 * np.sqrt(sum(float(((p - q) ** 2).sum()) for p, q in zip(*map(jax.tree.leaves, (a, b)), strict=True)))
+    weights = sum(p.size for p in jax.tree.leaves(a))
+    assert 0.7 < apart / (50 * np.sqrt(2 * weights)) < 1.3
+
+
+def test_a_member_whose_validation_is_never_finite_is_last_and_not_stopped_early():
+    net = jm.MLP((3, 8, 1))
+    X, _ = examples(20)
+    far = np.full((3, 3), 1e18, np.float32), np.zeros(3, np.float32)
+    many = sweep((X, X[:, 0]), net, validation=far, epochs=2, scale=[0.0, 0.0, 1e3, 1.0], hyper={"learning_rate": 0.0})
+    assert np.isfinite(many.scores).tolist() == [True, True, False, True]
+    assert not many.stopped_early.any() and many.rows()[-1]["member"] == 2

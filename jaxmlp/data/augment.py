@@ -65,7 +65,7 @@ def elastic(alpha: float = 34.0, sigma: float = 4.0) -> Augment:
     return _elastic(check(alpha, "alpha"), check(sigma, "sigma"))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _shifts(pixels: int) -> Augment:
     def augment(key, x):
         _check(x)
@@ -75,7 +75,7 @@ def _shifts(pixels: int) -> Augment:
     return augment
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _elastic(alpha: float, sigma: float) -> Augment:
     def augment(key, x):
         _check(x)

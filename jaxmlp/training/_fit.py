@@ -22,7 +22,7 @@ from jaxmlp.penalties import Penalty
 from jaxmlp.programs import compiled
 from jaxmlp.rules import Rule
 from jaxmlp.training import checkpoint, interrupts, probe, processes, reporting, sampling, settings, sharding, stream
-from jaxmlp.training._epoch import COLUMNS, Metrics, begin, descend_part, epoch, epoch_key, finish, needs_keys
+from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.checkpoint import Checkpoints, Columns
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
 from jaxmlp.training.result import Result, make_result, raise_if_lost
@@ -30,8 +30,6 @@ from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run, 
 from jaxmlp.validate import Given, Preprocess
 
 _compiled_epoch = compiled("plan", donate="state")(epoch)
-_compiled_part = compiled("plan", donate="state")(descend_part)
-_compiled_finish = compiled("plan", donate="trained")(finish)
 _compiled_begin = compiled("plan")(begin)
 
 Callback = Callable[[int, dict[str, Any]], None]
@@ -216,7 +214,7 @@ def _use_stream(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | No
         check_augment(how, given.augment, first.X)
     m = len(first.X) * processes.count(mesh)
     data = Data(jnp.asarray(first.X), jnp.asarray(first.Y), None, *held_out)
-    one_epoch = partial(_stream_epoch, how, opened)
+    one_epoch = partial(stream.train_epoch, how, opened)
     return Source(data, m, m, 1, processes.are_several(mesh), one_epoch, checkpoint.describe_stream)
 
 
@@ -237,7 +235,7 @@ def _train(
         saved = None if keeper is None else stack.enter_context(keeper.open(state))
         if saved is not None:
             state, columns, _ = saved
-            checkpoint.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
+            sampling.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
         elif keeper is not None:
             keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
         done = len(columns.get(unit, []))
@@ -280,27 +278,6 @@ def _train(
     result = make_result(state, {name: np.asarray(values) for name, values in columns.items()})
     raise_if_lost(state, result)
     return result
-
-
-def _stream_epoch(
-    how: Reading, batches: stream.Opened, plan: Plan, state: TrainState, data: Data
-) -> tuple[TrainState, Metrics]:
-    """An epoch over a stream's batches, part by part."""
-    trained, sums = jax.tree.map(jnp.copy, state), []
-    keys = epoch_key(state) if needs_keys(plan, state) else None
-    for number, part in enumerate(stream.read_parts(how, batches, int(state.epoch), plan.mesh)):
-        n = part.X.shape[0]
-        if keys is not None:
-            part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
-        trained, more = _compiled_part(replace(plan, steps=n), trained, part)
-        jax.block_until_ready(sums[-1:])  # bounds memory: at most two parts are under way
-        sums.append(more)
-    if not sums:
-        raise ValueError(
-            f"data gave no batches in epoch {int(state.epoch) + 1}; expected an object that starts anew each epoch"
-        )
-    whole = jax.tree.map(lambda *each: sum(each[1:], each[0]), *sums)
-    return _compiled_finish(replace(plan, steps=1), state, trained, whole, data)
 
 
 def _to_host(scores: Metrics) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ OF_FIT = tuple(name for name in inspect.signature(fit).parameters if name != "me
 Settings = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """The result of `search`: the settings it tried, in the order it drew them, and their scores."""
 
@@ -62,6 +63,11 @@ class SearchResult:
             {"trial": int(i), **self.trials[i], "epochs": self.epochs[i], "score": self.scores[i]} for i in self.order()
         ]
         return make_table(rows, most)
+
+    def __repr__(self) -> str:
+        """One line; the table is `str(found)`."""
+        score = f"score {self.scores[self.best]:.4g} after {self.epochs[self.best]} epochs"
+        return f"SearchResult({len(self.trials):,} trials; best: {self.settings}, {score})"
 
     def __str__(self) -> str:
         return self.table(SHOWN)
@@ -144,7 +150,7 @@ def search(
     ((index, population),) = groups
     result = join([(index, population)], {}, stacked=True).member(0)
     best = int(index[0])
-    return SearchResult(tried, scores, reached, best, result, given.retrain(tried[best], int(reached[best])))
+    return SearchResult(tried, scores, reached, best, result, partial(given.retrain, tried[best], int(reached[best])))
 
 
 def _rungs(n: int, epochs: int | None, budget: int | None) -> list[tuple[int, int]]:
@@ -239,21 +245,24 @@ class _Given:
         return {**self.fixed, **made, "hyper": hyper or None, "optimizer": self.optimizer,
                 "validation": self.validation}  # fmt: skip
 
-    def retrain(self, settings: Settings, trained_for: int) -> Callable[..., Result]:
-        """The settings by `fit`, as a function of a key and a number of epochs."""
-
-        def run(key: PRNGKeyArray | None = None, epochs: int | None = None, progress: bool = True) -> Result:
-            key, net = self.key if key is None else key, self.network(settings)
-            arguments = self.arguments([settings])
-            arguments = {name: value for name, value in arguments.items() if name in OF_FIT}
-            initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
-            params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial)
-            scale = self.fixed.get("scale", settings.get("scale", 1.0))
-            params = tuple(layer._replace(W=layer.W.dtype.type(scale) * layer.W) for layer in params)
-            n = trained_for if epochs is None else epochs
-            return fit(net, params, self.data, key=key, epochs=n, progress=progress, **arguments)
-
-        return run
+    def retrain(
+        self,
+        settings: Settings,
+        trained_for: int,
+        key: PRNGKeyArray | None = None,
+        epochs: int | None = None,
+        progress: bool = True,
+    ) -> Result:
+        """The settings by `fit`, from scratch."""
+        key, net = self.key if key is None else key, self.network(settings)
+        arguments = self.arguments([settings])
+        arguments = {name: value for name, value in arguments.items() if name in OF_FIT}
+        initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
+        params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial)
+        scale = self.fixed.get("scale", settings.get("scale", 1.0))
+        params = tuple(layer._replace(W=layer.W.dtype.type(scale) * layer.W) for layer in params)
+        n = trained_for if epochs is None else epochs
+        return fit(net, params, self.data, key=key, epochs=n, progress=progress, **arguments)
 
 
 def _begin_groups(given: _Given, tried: list[Settings]) -> list[tuple[np.ndarray, Population]]:

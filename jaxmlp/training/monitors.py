@@ -14,7 +14,8 @@ from jaxmlp._backward import gradient_pass, trace_of
 from jaxmlp._forward import network_inputs
 from jaxmlp.activations import Activation
 from jaxmlp.optimizers import Objective
-from jaxmlp.readouts import Trace, delta_norms, mean_gradient, noise_scale
+from jaxmlp.readouts import Trace, delta_norms, mean_gradient
+from jaxmlp.spread import noise_scale
 from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
 from jaxmlp.training.step import whole_cost
 from jaxmlp.validate import Examples

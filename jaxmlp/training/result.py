@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmlp import validate
 from jaxmlp.network import Params
-from jaxmlp.tables import format_table
+from jaxmlp.tables import format_table, format_value
 from jaxmlp.training.state import TrainState
 
 History = dict[str, np.ndarray]
@@ -80,7 +80,7 @@ def make_result(state: TrainState, history: History) -> Result:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """The result of `sweep`. For a list of networks `params`, `last_params` and `states` are lists, one entry a member.
 
@@ -141,6 +141,14 @@ class SweepResult:
     def table(self, most: int | None = None) -> str:
         """The first `most` of `rows` in columns."""
         return make_table(self.rows(), most)
+
+    def __repr__(self) -> str:
+        """One line; the table is `str(many)`."""
+        best = {name: value for name, value in self.rows()[0].items() if np.ndim(value) == 0 and value != ""}
+        shown = ", ".join(f"{name}={format_value(name, value)}" for name, value in best.items())
+        ends = {"diverged": np.sum(self.diverged), "stopped early": np.sum(self.stopped_early)}
+        told = "".join(f"; {count} {end}" for end, count in ends.items() if count)
+        return f"SweepResult({len(self.scores):,} members{told}; best: {shown})"
 
     def __str__(self) -> str:
         return self.table(SHOWN)

@@ -150,7 +150,7 @@ class TrainState(NamedTuple):
 
 def at_least_float32(dtype: Any) -> Any:
     """The dtype of sums, counts and averages: half precision has no room for them."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def split_key(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:

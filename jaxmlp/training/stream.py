@@ -9,18 +9,25 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxmlp import arrays, validate
 from jaxmlp.network import MLP
+from jaxmlp.programs import compiled
 from jaxmlp.training import processes, sharding
+from jaxmlp.training._epoch import Metrics, descend_part, epoch_key, finish, needs_keys
 from jaxmlp.training.examples import Reading
 from jaxmlp.training.sampling import Batch
-from jaxmlp.training.state import at_least_float32
+from jaxmlp.training.state import Data, Plan, TrainState, at_least_float32
+
+_compiled_part = compiled("plan", donate="state")(descend_part)
+_compiled_finish = compiled("plan", donate="trained")(finish)
 
 PART_BYTES = 2**23  # of a part of an epoch, unless a single batch is larger
 PART_STEPS = 64
@@ -81,6 +88,25 @@ def read_first(how: Reading, data: Stream, mesh: Mesh | None) -> tuple[Opened, B
     read = _read_batch(how, opened.first, 0, set())
     opened.first = tuple(np.array(a) for a in opened.first)  # copied: a loader may fill the same arrays again
     return opened, _fill_up(jax.tree.map(np.array, read), _devices(mesh), how.dtype)
+
+
+def train_epoch(how: Reading, batches: Opened, plan: Plan, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+    """An epoch over a stream's batches, part by part."""
+    trained, sums = jax.tree.map(jnp.copy, state), []
+    keys = epoch_key(state) if needs_keys(plan, state) else None
+    for number, part in enumerate(read_parts(how, batches, int(state.epoch), plan.mesh)):
+        n = part.X.shape[0]
+        if keys is not None:
+            part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
+        trained, more = _compiled_part(replace(plan, steps=n), trained, part)
+        jax.block_until_ready(sums[-1:])  # bounds memory: at most two parts are under way
+        sums.append(more)
+    if not sums:
+        raise ValueError(
+            f"data gave no batches in epoch {int(state.epoch) + 1}; expected an object that starts anew each epoch"
+        )
+    whole = jax.tree.map(lambda *each: sum(each[1:], each[0]), *sums)
+    return _compiled_finish(replace(plan, steps=1), state, trained, whole, data)
 
 
 def read_parts(how: Reading, data: Opened, epoch: int, mesh: Mesh | None = None) -> Iterator[Batch]:

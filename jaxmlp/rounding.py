@@ -1,0 +1,32 @@
+"""How far rounding alone may move a gradient: the floor of the checker's relative errors."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmlp import readouts
+from jaxmlp._backward import backward, output_delta
+from jaxmlp._forward import forward
+from jaxmlp.rule import Rule
+
+
+def bound_rounding(net, params, X, Y, weights, masks) -> tuple[Any, list[float]]:
+    """For each gradient and each delta, 8 roundings of the norm it would have if no terms canceled.
+
+    The recursion runs with `|W|` and `|a|`. Its start is `|y_hat| + |y|` where `delta^K = y_hat - y` cancels.
+    """
+    magnitude = Rule("magnitude", carry=lambda down: jnp.abs(down.W).T @ down.delta)
+
+    def example(x, y, masks):
+        y_hat, tape = forward(net, params, x, masks)
+        delta = jnp.abs(output_delta(net, tape, y))
+        if net.output == net.loss.canonical:
+            delta = jnp.abs(y_hat) + jnp.abs(net.loss.target(y, y_hat))
+        deltas = backward(net, params, tape, delta, magnitude)
+        return readouts.Trace(tape.inputs, tape.pre_activations, deltas, y_hat, jnp.zeros(()))
+
+    trace = jax.tree.map(jnp.abs, jax.jit(jax.vmap(example))(X, Y, masks))
+    unit = 8 * float(jnp.finfo(net.products or params[0].W.dtype).eps)
+    size = lambda array: unit * float(jnp.linalg.norm(array))
+    return jax.tree.map(size, readouts.mean_gradient(trace, weights)), [size(delta) for delta in trace.deltas]
