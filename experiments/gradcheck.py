@@ -8,7 +8,7 @@ notes' step of 1e-7 they lose half their digits.
 Random networks are checked in float64, with every output and loss that `MLP` takes, 0 to 6 hidden layers of any
 activations, widths from 1, and in half of them weights so large that z is extreme. Their gradients are compared with
 complex steps in extended precision. Expect every error at most 1e-10; the exit status is 1 if one is larger or not
-finite. `--networks 10000` takes about 10 minutes.
+finite. `--networks 10000` takes about 10 minutes of one core and 4 GB.
 """
 
 import sys
