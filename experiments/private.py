@@ -62,6 +62,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     rows, accuracies, epsilons = [], {}, {}
     for noise in noises:
         began = time.perf_counter()
+        # The pictures are public: with one key the runs differ in the scale of their noise alone. A private run needs a
+        # secret key of its own.
         result = jm.fit(net, jm.init(net, jax.random.key(settings.key)), (X, Y),
                         optimizer=optax.sgd(settings.learning_rate), epochs=epochs, batch_size=settings.batch_size,
                         sampling="poisson", readout=readout(settings.max_norm, noise, settings.batch_size),

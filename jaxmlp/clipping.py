@@ -60,6 +60,10 @@ def private_gradient(
     The noise of each weight and bias is `N(0, (noise_multiplier max_norm)^2)`, drawn and added in at least float32;
     only their sum is rounded to the parameters' dtype.
 
+    Private is what is made of this gradient, such as the weights. The costs of a run, its key and its checkpoints are
+    not; "Private training" in `jaxmlp/training/README.md` lists them. Each call needs a key of its own: equal noise
+    cancels in a difference.
+
     Args:
         max_norm: above 0; may be traced.
         noise_multiplier: at least 0; may be traced.

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxmlp import metrics, rules, validate
+from jaxmlp import interrupts, metrics, rules, validate
 from jaxmlp.dropout import Keep
 from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
@@ -235,7 +235,7 @@ def _train(
         saved = None if keeper is None else stack.enter_context(keeper.open(state))
         if saved is not None:
             state, columns, _ = saved
-            sampling.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
+            checkpoint.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
         elif keeper is not None:
             keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
         done = len(columns.get(unit, []))
@@ -246,7 +246,7 @@ def _train(
             done_then, end = (None, None) if saved is None else (reached, saved.log_bytes)
             write = stack.enter_context(reporting.append_json(given.log, unit, done_then, end))
         alone = keeper is not None and not processes.are_several(plan.mesh)
-        interrupted = stack.enter_context(checkpoint.hold_interrupt(alone))
+        interrupted = stack.enter_context(interrupts.hold(alone))
         for number in range(done, len(rounds)):
             if bool(state.stopped):
                 break

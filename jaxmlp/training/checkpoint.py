@@ -6,13 +6,10 @@ other.
 
 import json
 import os
-import signal
-import sys
-import threading
 import zlib
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,14 +101,14 @@ class Checkpoints:
             about, tree = self._check(about, where), sharded_trees.read(self.folder, like)
         else:
             tree, about = trees.read_tree(path, like)
-            about = self._check(about, path)
-            done, best = about["done"], 0 if tree.best is None else int(tree.best.epoch)
+            done, best = self._check(about, path)["done"], 0 if tree.best is None else int(tree.best.epoch)
             if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
                 raise ValueError(
                     f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}"
                 )
             tree = put_like(self.mesh, like, tree)
-        return Restored(_restore_state(start, tree), about["history"], about.get("log"))
+        known = about.get("log")
+        return Restored(_restore_state(start, tree), about["history"], known if type(known) is int else None)
 
     def _check(self, about: Any, where: Path) -> dict[str, Any]:
         """`about`, if it is that of this run's checkpoint."""
@@ -194,28 +191,19 @@ def _lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def hold_interrupt(active: bool) -> Iterator[Callable[[], bool]]:
-    """Holds back the first SIGINT, so that the epoch ends and is saved; yields whether there was one.
-
-    A second SIGINT interrupts at once.
-    """
-    before, held = signal.getsignal(signal.SIGINT), []
-    if not active or before is None or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def hold(number: int, frame: Any) -> None:
-        held.append(number)
-        signal.signal(signal.SIGINT, before)
-        with suppress(RuntimeError, OSError):  # the signal may come while the same stream is written to
-            print("interrupted: this epoch ends first and is saved; interrupt again to stop at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: bool(held)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
+    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
+    if len(reached) > len(at) and reached[: len(at)] == at:
+        raise ValueError(
+            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
+            "least as many, or another folder"
+        )
+    if reached != at[: len(reached)]:
+        raise ValueError(
+            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
+            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
+            "another folder"
+        )
 
 
 def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:
