@@ -204,7 +204,8 @@ def _use_stream(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | No
     how = how._replace(weighted=given.readout is None)
     opened, first = stream.read_first(how, batches, mesh)
     for name in ("batch_size", "weights", "class_weights", "steps", "shares", "sampling"):
-        if given.arguments[name] != settings.TABLE[name].default:
+        value, default = given.arguments[name], settings.TABLE[name].default
+        if value is not None and not (isinstance(value, str) and value == default):
             raise ValueError(
                 f"{name} is given, but data is an iterable of batches, which decides it; expected none "
                 "(a batch may be (X, Y, weights))"
@@ -235,7 +236,7 @@ def _train(
         saved = None if keeper is None else stack.enter_context(keeper.open(state))
         if saved is not None:
             state, columns, _ = saved
-            checkpoint.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
+            sampling.check_reached(columns.get(unit, []), at, unit, given.checkpoints)
         elif keeper is not None:
             keeper.save(state, columns, 0, last=True)  # from here on it is this run's folder
         done = len(columns.get(unit, []))

@@ -101,7 +101,8 @@ class Checkpoints:
             about, tree = self._check(about, where), sharded_trees.read(self.folder, like)
         else:
             tree, about = trees.read_tree(path, like)
-            done, best = self._check(about, path)["done"], 0 if tree.best is None else int(tree.best.epoch)
+            about = self._check(about, path)
+            done, best = about["done"], 0 if tree.best is None else int(tree.best.epoch)
             if int(tree.epoch) != done - bool(tree.diverged) or not 0 <= best <= done:
                 raise ValueError(
                     f"{path} holds epoch {int(tree.epoch)} and the best {best}, beside a history of {done}"
@@ -189,21 +190,6 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
-    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
-    if len(reached) > len(at) and reached[: len(at)] == at:
-        raise ValueError(
-            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
-            "least as many, or another folder"
-        )
-    if reached != at[: len(reached)]:
-        raise ValueError(
-            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
-            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
-            "another folder"
-        )
 
 
 def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Sources: notes 002, "Mini Batch Gradient Descent"; 004, "Stochastic Gradient Des
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,21 @@ def count_steps(plan: Plan, m: int, epochs: int | None, steps: int | None, valid
     every = min(steps, math.ceil(m / plan.batch_size)) if validate_every is None else validate_every
     whole, rest = divmod(steps, every)
     return [every] * whole + ([rest] if rest else [])
+
+
+def check_reached(reached: list[int], at: list[int], unit: str, folder: Any) -> None:
+    """Refuses a call for fewer epochs than the run has done, or with validations at other steps."""
+    if len(reached) > len(at) and reached[: len(at)] == at:
+        raise ValueError(
+            f"{unit}s is {at[-1]}, but the run in checkpoints={str(folder)!r} has done {reached[-1]}; expected at "
+            "least as many, or another folder"
+        )
+    if reached != at[: len(reached)]:
+        raise ValueError(
+            f"validate_every sets {unit}s {', '.join(map(str, at[:3]))}, .., but the run in checkpoints="
+            f"{str(folder)!r} was validated at {', '.join(map(str, reached[-3:]))}; expected the same steps, or "
+            "another folder"
+        )
 
 
 def draw(plan: Plan, data: Data, key: PRNGKeyArray, random: bool) -> Drawn:
