@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
         print("python3 -m experiments NAME runs one of these, and NAME --help shows its settings.\n")
         width = max(map(len, known))
         print("\n".join(f"  {name:<{width}}  {line}" for name, line in known.items()))
+        print("\nThe notes that they cite are five handwritten lecture notes; experiments/README.md says more.")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in known:

@@ -107,6 +107,8 @@ def page(runs: Sequence[Run], command: str, started: datetime, seconds: float) -
         f'<p class="faint">Made by <code>python3 -m experiments {html.escape(command)}</code> on '
         f"{started:%Y-%m-%d at %H:%M} in {seconds / 60:.1f} minutes: {_machine()}. The stated expectations hold for "
         "default settings; <code>--quick</code> does less. Experiments ran side by side, which lengthens times.</p>",
+        "<p>The notes are five handwritten lecture notes on neural networks, numbered 000 to 004. They describe 31 "
+        "systems, which this page calls rows. The notes themselves are not part of the repository.</p>",
         *[f'<p class="bad">Failed: {html.escape("; ".join(failed))}.</p>'] * bool(failed),
         f'<nav id="contents"><ol>{"".join(entries)}</ol>',
         *[f"<p>Beyond the notes:</p><ul>{''.join(others)}</ul>"] * bool(beyond), "</nav>",

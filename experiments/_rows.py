@@ -112,7 +112,7 @@ ROWS = (
         "experiments.py::test_experiment[vanishing]"),
     _row(16, "Gradient checking", """
         g(θ) ≈ (J(θ + ε) − J(θ − ε)) / 2ε,  error = ‖a − b‖ / (‖a‖ + ‖b‖)""",
-        "check.py::check_gradients check.py::central_difference",
+        "check.py::check_gradients differences.py::central_difference",
         "check.py::test_random_networks_pass_by_all_three_routes check.py::test_the_worked_example_of_the_notes "
         "gradient_mistakes.py::test_each_classic_mistake_is_caught_and_named"),
     _row(17, "L2 and L1 regularization", """

@@ -8,7 +8,7 @@ notes' step of 1e-7 they lose half their digits.
 Random networks are checked in float64, with every output and loss that `MLP` takes, 0 to 6 hidden layers of any
 activations, widths from 1, and in half of them weights so large that z is extreme. Their gradients are compared with
 complex steps in extended precision. Expect every error at most 1e-10; the exit status is 1 if one is larger or not
-finite. `--networks 10000` takes about 10 minutes.
+finite. `--networks 10000` takes about 10 minutes of one core and 4 GB.
 """
 
 import sys
@@ -20,7 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp as jm
-from experiments._random_networks import Problem, bound_rounding, differentiate, draw, list_pairs
+from experiments._random_networks import (
+    Problem,
+    bound_rounding,
+    differentiate,
+    draw,
+    list_pairs,
+    measure_sensitivity,
+)
 from experiments.output import Output
 from jaxmlp import plotting
 from jaxmlp.check import central_difference, check_gradients
@@ -106,9 +113,12 @@ def check_random_networks(networks: int, key: int, widest: int = 6) -> list[Chec
             )
         expected_J, expected = differentiate(problem)
         bounds = bound_rounding(problem)
-        pairs_of_arrays = zip(jax.tree.leaves(grads), expected, bounds, strict=True)
-        errors = [_error(np.asarray(g), e, bound) for g, e, bound in pairs_of_arrays]
-        found.append(Checked(problem, max(*errors, _error(np.asarray(J), np.asarray(expected_J), max(bounds)))))
+        got = [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
+        worst = max(map(_error, got, expected, bounds))
+        if worst > TOLERANCE:  # is it the gradient, or do the last bits of the weights decide?
+            bounds = [b + s for b, s in zip(bounds, measure_sensitivity(problem, expected), strict=True)]
+            worst = max(map(_error, got, expected, bounds))
+        found.append(Checked(problem, max(worst, _error(np.asarray(J), np.asarray(expected_J), max(bounds)))))
         if sys.stderr.isatty() and number % 100 == 99:
             print(f"\r{number + 1} of {networks} networks", end="", file=sys.stderr, flush=True)
     return found

@@ -103,6 +103,7 @@ def _take_differences(net, params, X, Y, weights, masks, index, step):
         J = lambda by: cost(net, shifted(by), X, Y, weights=weights, masks=masks)
         both = zip(find_sides(shifted(step)), find_sides(shifted(-step)), strict=True)
         crosses = jnp.any(jnp.array([jnp.any(up != down) for up, down in both], bool))
-        return central_difference(J, jnp.zeros(()), step), J(step), crosses
+        zero = jnp.zeros(())
+        return central_difference(J, zero, step), J(zero + step), crosses  # XLA computes the cost above once
 
     return jax.lax.map(take_difference, index, batch_size=16)

@@ -142,7 +142,8 @@ def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
     except (TypeError, ValueError):
         shape, dtype = (), None
     if dtype is None or isinstance(given, np.ma.MaskedArray | list | tuple):
-        of = f" of {dtype}" if (dtype := getattr(given, "dtype", None)) is not None else ""
+        dtype = getattr(given, "dtype", None)
+        of = "" if dtype is None else f" of {dtype}"
         raise ValueError(
             f"{name} holds {article(type(given).__name__)}{of}, expected arrays that JAX takes as they are"
         )

@@ -32,7 +32,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 # and refuse wrong arguments by a ValueError.
 DOORS = {
     *("_backward", "_circuit", "_forward", "check", "check_report", "chunks", "circuit_gates", "clipping", "curvature"),
-    *("circuit_custom", "circuit_wires", "differences", "gradient_votes", "pickling", "rounding"),
+    *("circuit_custom", "circuit_wires", "differences", "gradient_votes", "log_axes", "pickling", "rounding"),
     *(
         "custom_vjp",
         "dropout",

@@ -41,7 +41,7 @@ def test_lines_after_the_epoch_that_is_done_are_written_again(tmp_path):
     """What no run wrote stays, whatever it is; JSON that only looks like a row has no epoch."""
     path, row = tmp_path / "log", b'{"epoch": %d, "cost": 1.0}\n'
     strange = [b"", b"[1]\n", b'{"epoch": "3"}\n', b'{"epoch": null}\n', b'{"epoch": true}\n', b"[" * 10**5 + b"\n",
-               b"\0\0\n",                "\u2028 \u4e2d\n".encode(), b'{"epoch": [4]}\n', b"text\r\n"]  # fmt: skip
+               b"\0\0\n", "\u2028 \u4e2d\n".encode(), b'{"epoch": [4]}\n', b"text\r\n"]  # fmt: skip
     for line in strange:
         kept = row % 1 + row % 2 + line
         for after in (b"", row % 3, row % 3 + row % 4, row % 3 + b'{"epoch": 4, "co'):

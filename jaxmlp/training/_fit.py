@@ -15,13 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxmlp import metrics, rules, validate
+from jaxmlp import interrupts, metrics, rules, validate
 from jaxmlp.dropout import Keep
 from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
 from jaxmlp.programs import compiled
 from jaxmlp.rules import Rule
-from jaxmlp.training import checkpoint, interrupts, probe, processes, reporting, sampling, settings, sharding, stream
+from jaxmlp.training import checkpoint, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.checkpoint import Checkpoints, Columns
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
@@ -204,7 +204,8 @@ def _use_stream(how: Reading, data: Any, given: SimpleNamespace, mesh: Mesh | No
     how = how._replace(weighted=given.readout is None)
     opened, first = stream.read_first(how, batches, mesh)
     for name in ("batch_size", "weights", "class_weights", "steps", "shares", "sampling"):
-        if given.arguments[name] != settings.TABLE[name].default:
+        value, default = given.arguments[name], settings.TABLE[name].default
+        if value is not None and not (isinstance(value, str) and value == default):
             raise ValueError(
                 f"{name} is given, but data is an iterable of batches, which decides it; expected none "
                 "(a batch may be (X, Y, weights))"

@@ -42,9 +42,12 @@ def descend(
         batch = batch_of(entry)
         examples = prepare(plan, regularization, batch, params[0].W.dtype)
         scale = _scale(batch)
+        key = batch.key
+        if own_key is not None and key is not None:
+            key = jax.random.fold_in(key, jax.random.bits(own_key, (), jnp.uint32))
 
         def gradient(params):
-            losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, batch.key, own_key)
+            losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, key)
             if scale is not None:
                 grads = jax.tree.map(lambda g: jnp.asarray(scale, g.dtype) * g, grads)
             return losses, Y_hat, regularization.gradient(params, grads)
@@ -94,24 +97,14 @@ def prepare(plan: Plan, regularization: Regularization, batch: Batch, dtype: Any
     )
 
 
-def by_hand(
-    plan: Plan,
-    params: Params,
-    rule_state: tuple[Any, ...],
-    examples: Examples,
-    key: PRNGKeyArray | None,
-    own_key: PRNGKeyArray | None = None,
-):
+def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], examples: Examples, key: PRNGKeyArray | None):
     """The losses and outputs of a batch, and the gradient, read from the trace of the hand-written pass."""
     if plan.readout is None:
         return gradient_pass(plan.net, params, examples, plan.rule, rule_state)
     X, Y, weights, masks = examples
     trace = trace_of(plan.net, params, X, Y, masks, plan.rule, rule_state)
     assert key is not None
-    key = jax.random.fold_in(key, READOUT)
-    if own_key is not None:
-        key = jax.random.fold_in(key, jax.random.bits(own_key, (), jnp.uint32))
-    return trace.losses, trace.output, plan.readout(trace, weights, key)
+    return trace.losses, trace.output, plan.readout(trace, weights, jax.random.fold_in(key, READOUT))
 
 
 def _scale(batch: Batch) -> Float[Array, ""] | None:
