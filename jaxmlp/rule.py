@@ -124,6 +124,8 @@ _states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by the rule'
 
 
 def _example_state(net: MLP, rule: Rule) -> tuple[Any, ...]:
+    if rule.init is None:
+        return (None,) * (net.depth - 1)
     of_rule = _states.setdefault(rule.init, weakref.WeakKeyDictionary())
     if net not in of_rule:
         of_rule[net] = jax.eval_shape(lambda: rule.start(net, jax.random.key(0)))

@@ -171,17 +171,11 @@ def of_logs(folder: Path) -> Reader:
         return path.read_bytes()
 
     def right(raw: bytes, value: bytes) -> bool:
-        lines = raw.decode().replace("\r\n", "\r").replace("\n", "\r").split("\r")
-        while lines and (lines[-1] == "" or _epoch(lines[-1]) > done):
-            lines.pop()
-        kept = "\r".join(lines)
-        made = value.decode().replace("\r\n", "\r").replace("\n", "\r")
-        *_, last = made.rstrip("\r").split("\r")
-        return (
-            made.startswith(kept)
-            and json.loads(last)["epoch"] == 3
-            and not made[len(kept) : -len(last) - 1].strip("\r")
-        )
+        """Only rows after epoch 2, torn ones among them, may be missing from the end."""
+        split = lambda text: [line for line in text.decode().replace("\r", "\n").split("\n") if line]
+        lines, (*kept, last) = split(raw), split(value)
+        dropped = lines[len(kept) :]
+        return lines[: len(kept)] == kept and json.loads(last)["epoch"] == 3 and all(_epoch(d) > done for d in dropped)
 
     return Reader(_seeds(folder), read, right, ANY)
 
@@ -190,7 +184,8 @@ def _epoch(line: str) -> float:
     try:
         number = json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf if line.startswith('{"epoch"') else -math.inf
+        row = '{"epoch"'
+        return math.inf if line.startswith(row) or row.startswith(line) else -math.inf
     return number if type(number) in (int, float) else -math.inf
 
 

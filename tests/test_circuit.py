@@ -341,7 +341,7 @@ def test_what_depends_on_no_argument_is_a_constant():
         (by_feedback_alignment, (np.asarray([1.0, 2.0]),), "which has a derivative of its own"),
         (lambda x, y: x, (1.0,), r"arguments are 1 values, expected \(x, y\): missing"),
         (lambda x: x, (np.nan,), "x holds nan"),
-        (lambda x: x, (1j,), "x has dtype complex128, expected real numbers"),
+        (lambda x: x, (1j,), "x has dtype complex128, expected an array of numbers"),
         (lambda x: x, ("1",), "x has dtype <U1"),
         (lambda *x: 1.0, (), "arguments are empty"),
         (3, (1.0,), "function is 3, expected a function"),

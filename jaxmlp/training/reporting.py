@@ -113,7 +113,7 @@ def append_json(
     path = paths.check(path, "log")
     with paths.name_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    end, torn = _find_end(path, unit, done, known) if path.is_file() else (None, False)
+    end, torn = _find_end(path, unit, done, _trust(path, known)) if path.is_file() else (None, False)
     with paths.name_errors(path):
         if end is not None:
             os.truncate(path, end)
@@ -129,6 +129,13 @@ def append_json(
         if torn:
             append("\n")  # ends a line torn by a kill
         yield lambda row: append(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
+
+
+def _trust(path: Path, known: int | None) -> int | None:
+    """`known`, if a line ends there: else somebody has changed the file."""
+    with path.open("rb") as file:
+        file.seek(max((known or 0) - 1, 0))
+        return known if not known or file.read(1) == b"\n" else None
 
 
 def _find_end(path: Path, unit: str, done: int | None, known: int | None) -> tuple[int | None, bool]:
