@@ -169,7 +169,10 @@ def test_no_batch_is_lost_or_overwritten(params):
         (examples()[0], r"data is a ndarray, expected a tuple \(X, Y\), or a re-iterable of batches"),
         ({"X": examples()[0], "Y": examples()[1]}, r"data is a dict, expected a tuple"),
         ((examples() for _ in range(3)), r"data is a generator, which can be read only once"),
-        (type("Dataset", (), {"__getitem__": lambda self, i: examples()})(), "a Dataset needs a loader of its batches"),
+        (
+            type("Dataset", (), {"__getitem__": lambda self, i: examples()})(),
+            "data is a Dataset, which gives examples one by one",
+        ),
         (type("Nothing", (), {})(), r"data is a Nothing, expected a tuple"),
     ],
 )
