@@ -67,7 +67,8 @@ def private_gradient(
     Args:
         max_norm: above 0; may be traced.
         noise_multiplier: at least 0; may be traced.
-        expected_batch_size: for Poisson sampling at rate q, q times the number of examples; m unless given.
+        expected_batch_size: for Poisson sampling at rate q, q times the number of examples; m unless given, which
+            counts the examples of weight 0 that fill up a batch.
         weights: 1 for examples, 0 for padding, `(m,)`; a weight above 1 counts as 1, one below 0 as 0.
     Returns:
         The noisy mean, in the structure of the parameters.
@@ -114,5 +115,11 @@ def _clip(
 
 def _check_number(given: float | Array, argument: str, or_zero: bool = False) -> None:
     """Refuses a number, unless it is traced, that is NaN or not above 0; with `or_zero`, 0 is fine."""
-    if validate.concrete(given) and not (given > 0 or (or_zero and given == 0)):
+    if not validate.concrete(given):
+        return
+    try:
+        fine = bool(given > 0 or (or_zero and given == 0))
+    except (TypeError, ValueError):  # a string, a key, several numbers
+        fine = False
+    if not fine:
         raise ValueError(f"{argument} is {given}, expected a number {'of at least' if or_zero else 'above'} 0")

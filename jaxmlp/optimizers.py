@@ -89,7 +89,8 @@ def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, An
     try:
         state, (updates, after) = jax.eval_shape(step, hyper, params)
     except Exception as error:
-        raise ValueError(f"optimizer{named} fails on the network's parameters: {_first_line(error)}") from error
+        hint = "; a whole number, one for all members, is compiled in" if hyper else ""
+        raise ValueError(f"optimizer{named} fails on the network's parameters: {_first_line(error)}{hint}") from error
     if (got := jax.tree.map(jnp.shape, updates)) != (expected := jax.tree.map(jnp.shape, params)):
         raise ValueError(f"optimizer{named} makes updates {got}, expected the parameters' structure {expected}")
     form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)

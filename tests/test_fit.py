@@ -1,5 +1,6 @@
 """`fit`: the optimizer's steps, the weights that it keeps, and how a run ends."""
 
+import pickle
 from functools import partial
 
 import jax
@@ -207,3 +208,13 @@ def test_flags_that_look_for_nan_and_infinity_do_not_stop_a_healthy_run(params, 
     finally:
         jax.config.update(flag, False)
     assert np.isnan(many.history["cost"]).any()  # of members that have stopped
+
+
+def test_an_error_of_divergence_can_be_pickled():
+    """A pool of processes would else lose it, and end."""
+    net = jm.MLP((3, 4, 2), output="softmax", loss="cross_entropy")
+    with pytest.raises(jm.DivergedError) as e:
+        fit(jm.init(net, jax.random.key(0)), net=net, optimizer=optax.sgd(1e30), epochs=3)
+    copy = pickle.loads(pickle.dumps(e.value))
+    assert str(copy) == str(e.value) and copy.epoch == e.value.epoch
+    assert tree_error(copy.result.params, e.value.result.params) == 0

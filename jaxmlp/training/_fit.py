@@ -128,9 +128,9 @@ def fit(
         the monitors, `seconds` (the first with compilation).
     Raises:
         ValueError: for bad input, before anything compiles; and where `checkpoints` holds another run. Data is told
-            apart by checksums, a stream by the shapes of its first batch, a function by its result on the first
-            example, an optimizer by its first updates.
-        DivergedError: where the cost is not finite or 1,000 times the first one.
+            apart by checksums, a stream by the shapes of its first batch, a function by its results on some examples
+            or on fixed numbers, an optimizer by its updates.
+        DivergedError: where the cost is not finite or 1,000 times the first one, or no validation score is finite.
     Example:
         >>> result = jm.fit(net, params, (X, Y), optimizer=optax.sgd(0.1), epochs=2, key=key, progress=False)
         >>> result.history["cost"].shape

@@ -63,8 +63,9 @@ def sweep(
 ) -> SweepResult:
     """Trains a population of E networks, all at once in one compiled program: `vmap` of the epoch that `fit` runs.
 
-    Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[i], ...)` with its own settings, to rounding. A member
-    that diverges is marked and keeps its last good weights, and one whose patience ends stops; the others go on.
+    Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[0], ...)` with its own settings, to rounding, and with
+    `key=keys[i]` if not `shared_order`. A member that diverges is marked and keeps its last good weights, and one whose
+    patience ends stops; the others go on.
 
     Args: those of `fit`, and these. Each is one for all members or has a member axis `E` in front; all axes agree.
         net: a list has one network for each member; equal ones share a program.
@@ -80,7 +81,7 @@ def sweep(
         label_smoothing, input_noise, average, patience: each a number or `(E,)`.
         shared_order: all members draw in training from the first key, so they see the same batches, masks and noise.
             Settings are then compared under the same luck, and a batch is gathered, and multiplied by all first layers,
-            once. Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[0], ...)`.
+            once. What a readout draws, such as private noise, is each member's own.
         members_at_once: trains that many at a time, with the same numbers, where memory is small.
         mesh: of this process's devices; members lie along its axis `member`, batches and layers as by `fit`.
     Returns:

@@ -32,7 +32,7 @@ def check_readout(plan: Plan, state: TrainState, data: Data) -> None:
     trace, weights = _forms(plan, state, data)
     try:
         made = jax.eval_shape(plan.readout, trace, weights, jax.eval_shape(lambda: jax.random.key(0)))
-    except TypeError as error:
+    except Exception as error:
         raise ValueError(f"readout fails on a trace, weights and a key: {error}") from error
     form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
     if (got := form(made)) != (expected := form(state.params)):

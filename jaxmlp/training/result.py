@@ -44,17 +44,24 @@ class DivergedError(RuntimeError):
 
     def __init__(self, message: str, epoch: int, result: Result):
         super().__init__(f"{message}. error.result has the last good weights and the history")
+        self.message = message
         self.epoch = epoch
         self.result = result
+
+    def __reduce__(self):
+        """What a copy is made of; a worker's error reaches its pool so."""
+        return DivergedError, (self.message, self.epoch, self.result)
 
 
 def raise_if_lost(state: TrainState, result: Result) -> None:
     """Raises DivergedError for a run that diverged, or whose validation scores were never finite."""
     history = result.history
     if bool(state.diverged):
+        first = float(state.first_cost)
+        hint = "a smaller learning rate may help" if np.isfinite(first) else "no cost of these inputs is finite"
         raise DivergedError(
-            f"training diverged in epoch {int(state.epoch) + 1}: cost {history['cost'][-1]:g}, at the start "
-            f"{float(state.first_cost):g}; a smaller learning rate may help",
+            f"training diverged in epoch {int(state.epoch) + 1}: cost {history['cost'][-1]:g}, at the start {first:g}; "
+            f"{hint}",
             int(state.epoch) + 1,
             result,
         )

@@ -77,7 +77,7 @@ def _read_hyper(given: Any, name: str, context: Context) -> dict[str, Any]:
         if value is None or isinstance(value, bool | str):
             raise ValueError(
                 f"hyper[{key!r}] is {value!r}, expected a finite number; give other values to the factory: "
-                f"functools.partial(optax.sgd, {key}={value!r})"
+                f"functools.partial(optimizer, {key}={value!r})"
             )
     return {key: number()(value, f"hyper[{key!r}]", context) for key, value in (given or {}).items()}
 
@@ -279,8 +279,9 @@ def check_together(plan: Plan, given: SimpleNamespace) -> None:
     """Refuses settings that are right alone and wrong together."""
     weighted = given.weights is not None or getattr(given, "class_weights", None) is not None
     if weighted and (plan.sampling == "poisson" or plan.readout is not None):
+        name = "weights" if given.weights is not None else "class_weights"
         raise ValueError(
-            "weights are given, expected none with sampling='poisson' or a readout, which weigh themselves"
+            f"{name} are given, expected none with sampling='poisson' or a readout, which weigh themselves"
         )
     if given.patience is not None and given.validation is None:
         raise ValueError(f"patience is {given.patience}, but validation is None: expected examples to validate on")
