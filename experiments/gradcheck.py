@@ -41,7 +41,7 @@ class Settings:
     networks: int = 100  # random networks
     widest: int = 6  # the largest width of a random network
     key: int = 0
-    quick: bool = False  # two activations, and 16 random networks of widths 1 and 2
+    quick: bool = False  # two activations, and at most 16 random networks of widths 1 and 2
 
 
 TOLERANCE = 1e-10  # of random networks against complex steps; saturated ones share fewer digits with them
@@ -59,7 +59,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         mistakes = _wrong(settings)
         out.table("wrong gradients, and the report's words for them", mistakes)
         steps, errors = _by_step(settings)
-        networks, widest = (16, 2) if settings.quick else (settings.networks, settings.widest)
+        networks, widest = (min(settings.networks, 16), 2) if settings.quick else (settings.networks, settings.widest)
         found = check_random_networks(networks, settings.key, widest)
     _report_random_networks(found, out)
     best = {name: steps[int(np.argmin(error))] for name, error in errors.items()}

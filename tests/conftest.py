@@ -57,7 +57,7 @@ hypothesis.settings.register_profile(
     "jaxmlp",
     deadline=None,
     derandomize=True,  # the same examples on every machine
-    max_examples=5,
+    max_examples=3,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("jaxmlp")

@@ -49,7 +49,7 @@ def test_a_network_passes_as_users_compile_it():
     assert done.returncode == 0, done.stderr
 
 
-@hypothesis.settings(max_examples=5)
+@hypothesis.settings(max_examples=3)
 @hypothesis.given(random_problems(dtypes=("float64",), hidden=SMOOTH))
 def test_smooth_networks_meet_the_notes_formula(problem):
     params, X, Y, _, weights, masks = problem.make()

@@ -126,6 +126,7 @@ CASES = {
         gradcheck, "the check passes right gradients and catches wrong ones",
         (("right_passed", "==", 1), ("wrong_caught", "==", 1), ("best_step", ">=", 1e-6), ("best_step", "<=", 1e-4)),
         ("error_by_step",),
+        {"networks": 2},  # test_random_networks.py has more
     ),
     "regularization": Case(
         regularization, "dropout and shifts narrow the gap, and L1 makes zeros",
