@@ -25,9 +25,14 @@ def is_narrow(dtype: jnp.dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of sums, counts and averages of such numbers: float32 for narrower ones."""
+    return jnp.dtype(jnp.float32) if is_narrow(dtype) else jnp.dtype(dtype)
+
+
 def widen(x: Num[Array, "*n"]) -> Num[Array, "*n"]:
     """`x` in float32 if it is narrower: the dtype that sums, counts and norms of it are taken in."""
-    return x.astype(jnp.float32) if is_narrow(x.dtype) else x
+    return x.astype(wide(x.dtype)) if is_narrow(x.dtype) else x
 
 
 def sum_squares(x: Float[Array, "*n"], axis: int = -1, constant: bool = False) -> Squares:

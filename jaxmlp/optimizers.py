@@ -93,7 +93,6 @@ def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, An
         raise ValueError(f"optimizer{named} fails on the network's parameters: {_first_line(error)}{hint}") from error
     if (got := jax.tree.map(jnp.shape, updates)) != (expected := jax.tree.map(jnp.shape, params)):
         raise ValueError(f"optimizer{named} makes updates {got}, expected the parameters' structure {expected}")
-    form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
     if (got := form(after)) != (expected := form(state)):
         raise ValueError(f"optimizer{named} makes the state {got} of {expected}, expected one structure and dtypes")
 
@@ -126,6 +125,11 @@ def compile_in_whole(
         made = Factory(optimizer, tuple(whole.items()))
         check(made, like(left), params)
         return made, {name: hyper[name] for name in left}
+
+
+def form(tree: Any) -> Any:
+    """Each leaf's dtype and shape, to compare and to print."""
+    return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
 
 
 def _first_line(error: Exception) -> str:

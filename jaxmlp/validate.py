@@ -136,7 +136,7 @@ def params(net: Network, given: Any) -> jnp.dtype:
 
 
 def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
-    """The shape and dtype of an array that JAX takes as it is."""
+    """The shape and dtype of an array that needs no conversion by us."""
     try:
         shape, dtype = np.shape(given), jnp.dtype(jnp.result_type(given))
     except (TypeError, ValueError):

@@ -15,6 +15,7 @@ from jaxmlp._forward import batch_losses, mean, network_inputs
 from jaxmlp.initializers import Initializer
 from jaxmlp.metrics import classes
 from jaxmlp.network import Params, init
+from jaxmlp.norms import widen
 from jaxmlp.training import probe
 from jaxmlp.training.monitors import monitors
 from jaxmlp.training.regularization import Regularization
@@ -28,7 +29,6 @@ from jaxmlp.training.state import (
     Plan,
     Run,
     TrainState,
-    at_least_float32,
     split_key,
 )
 from jaxmlp.training.step import Sums, descend
@@ -115,7 +115,7 @@ def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -
 def _cost_and_scale(plan: Plan, params: Params, X: Array, Y: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss, and the mean of its absolute value."""
     losses, _ = batch_losses(plan.net, params, X, Y)
-    losses = losses.astype(at_least_float32(losses.dtype))
+    losses = widen(losses)
     return losses.mean(), jnp.abs(losses).mean()
 
 
@@ -184,7 +184,7 @@ def evaluate(plan: Plan, params: Params, X: Array, Y: Array, weights: Float[Arra
     parts = [jax.tree.map(jnp.concatenate, jax.lax.map(chunk, (split(X), split(Y))))] if whole else []
     parts += [chunk((X[whole:], Y[whole:]))] if whole < X.shape[0] else []
     losses, Y_hat = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
-    losses = losses.astype(at_least_float32(losses.dtype))
+    losses = widen(losses)
     weights = None if weights is None else weights.astype(losses.dtype)
     scores = {"cost": mean(losses, weights)}
     if plan.accuracy:

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import files, optimizers, sharded_trees, trees
-from jaxmlp.optimizers import Factory, Objective
+from jaxmlp import files, sharded_trees, trees
+from jaxmlp.optimizers import Factory
 from jaxmlp.training import probe, processes, settings
 from jaxmlp.training.sharding import put_like
 from jaxmlp.training.state import Data, Plan, Run, TrainState
@@ -207,7 +207,7 @@ def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, A
         "parameters at the start": mark(state.params),
         "key": mark(state.key),
         "rule's state at the start": mark(state.rule_state),
-        "optimizer's first updates (checksum)": mark(_first_updates(plan, state)),
+        "optimizer's first updates (checksum)": mark(probe.find_first_updates(plan, state)),
         "optimizer's later updates (checksum)": mark(probe.find_later_updates(plan, state)),
         "hyperparameters compiled in": dict(plan.optimizer.whole) if isinstance(plan.optimizer, Factory) else {},
         "hidden activations": [f.name for f in plan.net.hidden],
@@ -233,18 +233,6 @@ def describe_stream(plan: Plan, run: Run, state: TrainState, data: Data) -> dict
 def mark(tree: Any) -> str | None:
     """A checksum of a pytree's arrays; None if it has none."""
     return f"{_crc(tree):08x}" if jax.tree.leaves(tree) else None
-
-
-def _first_updates(plan: Plan, state: TrainState) -> Any:
-    """The optimizer's updates for three gradients of 1: a fingerprint for optimizers with equal state shapes."""
-    optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
-    value = jnp.ones((), state.params[0].W.dtype)
-    objective = Objective(value, lambda params: value, lambda params: ones)
-    known, made = state.opt_state, []
-    for _ in range(3):
-        updates, known = optimizers.update(optimizer, ones, known, state.params, objective)
-        made.append(updates)
-    return made, known
 
 
 def _mark_shares(plan: Plan, array: Any) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmlp import activations, losses, optimizers
 from jaxmlp._backward import trace_of
-from jaxmlp.activations import Activation
+from jaxmlp.network import Params
 from jaxmlp.optimizers import Objective
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import Trace
@@ -34,8 +34,7 @@ def check_readout(plan: Plan, state: TrainState, data: Data) -> None:
         made = jax.eval_shape(plan.readout, trace, weights, jax.eval_shape(lambda: jax.random.key(0)))
     except Exception as error:
         raise ValueError(f"readout fails on a trace, weights and a key: {error}") from error
-    form = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
-    if (got := form(made)) != (expected := form(state.params)):
+    if (got := optimizers.form(made)) != (expected := optimizers.form(state.params)):
         raise ValueError(f"readout gives {got}, expected the parameters' structure {expected}")
 
 
@@ -96,17 +95,31 @@ def _fill(like: Any) -> jax.Array:
     return (((jnp.arange(n) * 7) % 17 - 8) / 8).astype(like.dtype).reshape(like.shape)
 
 
+def find_first_updates(plan: Plan, state: TrainState) -> Any:
+    """The optimizer's updates for three gradients of 1: a fingerprint for optimizers with equal state shapes."""
+    optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
+    known, made = state.opt_state, []
+    for _ in range(3):
+        updates, known = optimizers.update(optimizer, ones, known, state.params, _constant(state, ones))
+        made.append(updates)
+    return made, known
+
+
 def find_later_updates(plan: Plan, state: TrainState) -> Any:
     """The optimizer's updates where its counts of steps are as late as `LATER`, which tells schedules apart."""
     optimizer, grads = plan.transformation(state.hyper), jax.tree.map(_fill, state.params)
-    value = jnp.ones((), state.params[0].W.dtype)
-    objective = Objective(value, lambda params: value, lambda params: grads)
     is_count = lambda leaf: jnp.ndim(leaf) == 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
     made = []
     for n in LATER:
         later = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n) if is_count(leaf) else leaf, state.opt_state)
-        made.append(optimizers.update(optimizer, grads, later, state.params, objective)[0])
+        made.append(optimizers.update(optimizer, grads, later, state.params, _constant(state, grads))[0])
     return made
+
+
+def _constant(state: TrainState, grads: Params) -> Objective:
+    """A cost of 1 everywhere, with these gradients."""
+    value = jnp.ones((), state.params[0].W.dtype)
+    return Objective(value, lambda params: value, lambda params: grads)
 
 
 def run_own(plan: Plan) -> dict[str, Any]:
@@ -115,13 +128,9 @@ def run_own(plan: Plan) -> dict[str, Any]:
     own: dict[str, Any] = {}
     for l, f in enumerate(plan.net.activations, start=1):
         if f not in activations.NAMED.values():
-            own[f"{l}: {f.name}"] = _run_activation(f, z)
+            own[f"{l}: {f.name}"] = f.f(z), f.df(z)
     loss = plan.net.loss
     if loss not in losses.NAMED.values():
         y_hat = abs(_fill(y)) / 2
         own[loss.name] = (loss.f(y_hat, y), loss.df(y_hat, y))
     return own
-
-
-def _run_activation(f: Activation, z: jax.Array) -> Any:
-    return f.f(z), f.df(z)

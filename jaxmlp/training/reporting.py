@@ -108,7 +108,7 @@ def append_json(
 
     On resuming (`done` is then a number), lines at the end of the file after epoch `done` are dropped: the run writes
     them again. All others stay, so those in the first `known` bytes, which the file had when epoch `done` was saved,
-    and all where another run has written since. A file that is no text is refused, lest a run write into it.
+    and all where another run has written since. A run writes into text files only: others are refused.
     """
     path = paths.check(path, "log")
     with paths.name_errors(path):

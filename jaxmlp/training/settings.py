@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmlp import optimizers, penalties, rules, trees, validate
+from jaxmlp import norms, optimizers, penalties, rules, trees, validate
 from jaxmlp.network import MLP, Layer
 from jaxmlp.penalties import Penalty
 from jaxmlp.training.examples import Axis
 from jaxmlp.training.regularization import Regularization
-from jaxmlp.training.state import Plan, Run, at_least_float32
+from jaxmlp.training.state import Plan, Run
 
 
 class Context(NamedTuple):
@@ -226,7 +226,7 @@ def make_run(given: SimpleNamespace, dtype: Any, **others: Any) -> Run:
 
 def _cast(name: str, given: Any, dtype: Any) -> Any:
     """The values in `dtype`, those of an average in float32 at least."""
-    dtype = at_least_float32(dtype) if name == "average" else dtype
+    dtype = norms.wide(dtype) if name == "average" else dtype
 
     def one(path: Any, values: jax.Array) -> jax.Array:
         if not jnp.issubdtype(values.dtype, jnp.floating):

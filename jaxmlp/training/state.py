@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from jaxmlp import rules
+from jaxmlp import norms, rules
 from jaxmlp.network import MLP, Params
 from jaxmlp.optimizers import Optimizer
 from jaxmlp.readouts import Trace
@@ -37,7 +37,7 @@ class Plan:
     batch_size: int
     steps: int  # optimizer steps in one epoch
     sampling: Sampling = "shuffle"  # every example once an epoch; drawn with replacement; or each with its own coin
-    augment: Augment | None = None  # (key, x) -> x, of one example as it is stored, in training only
+    augment: Augment | None = None  # (key, x) -> x, of one stored example, in training only
     preprocess: Preprocess | None = None
     rule: Rule = rules.backprop
     readout: Readout | None = None  # (trace, weights, key) -> the gradient to descend; None: mean_gradient
@@ -102,7 +102,7 @@ class Average(NamedTuple):
     @classmethod
     def start(cls, params: Params, decay: Any) -> "Average":
         """The average before the first step."""
-        dtype = at_least_float32(params[0].W.dtype)  # 0.999 is 1 in bfloat16
+        dtype = norms.wide(params[0].W.dtype)  # 0.999 is 1 in bfloat16
         total = jax.tree.map(lambda theta: jnp.zeros(theta.shape, dtype), params)
         return cls(jnp.asarray(decay, dtype), total, jnp.zeros((), dtype))
 
@@ -146,11 +146,6 @@ class TrainState(NamedTuple):
     def regularisation(self) -> Regularization:
         """The same as `regularization`, in the spelling of earlier scripts."""
         return self.regularization
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """The dtype of sums, counts and averages: half precision has no room for them."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def split_key(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:

@@ -13,10 +13,11 @@ from jaxmlp._backward import gradient_pass, trace_of
 from jaxmlp._forward import batch_losses, mean, network_inputs
 from jaxmlp.metrics import classes
 from jaxmlp.network import MLP, Params
+from jaxmlp.norms import widen
 from jaxmlp.optimizers import Objective
 from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.sampling import AUGMENT, DROPOUT, NOISE, READOUT, Batch
-from jaxmlp.training.state import Plan, TrainState, at_least_float32
+from jaxmlp.training.state import Plan, TrainState
 from jaxmlp.validate import Examples
 
 LARGE = 2**18  # weights, a megabyte in float32
@@ -111,7 +112,7 @@ def _scale(batch: Batch) -> Float[Array, ""] | None:
     """Makes `sum w g / sum w` the gradient `sum w g / count`; None where they are the same."""
     if batch.count is None or batch.weights is None:
         return None
-    return batch.weights.astype(at_least_float32(batch.weights.dtype)).sum() / batch.count
+    return widen(batch.weights).sum() / batch.count
 
 
 def whole_cost(
@@ -128,7 +129,7 @@ def _total(regularization: Regularization, params: Params, cost: Float[Array, ""
 
 
 def _sums(plan: Plan, batch: Batch, losses: Float[Array, " b"], Y_hat: Float[Array, "b k"]) -> Sums:
-    losses = losses.astype(at_least_float32(losses.dtype))
+    losses = widen(losses)
     weights = jnp.ones_like(losses) if batch.weights is None else batch.weights.astype(losses.dtype)
     sums = {"weight": weights.sum(), "cost": weights @ losses}
     if plan.accuracy:

@@ -19,12 +19,13 @@ from jax.sharding import Mesh
 
 from jaxmlp import arrays, validate
 from jaxmlp.network import MLP
+from jaxmlp.norms import wide
 from jaxmlp.programs import compiled
 from jaxmlp.training import processes, sharding
 from jaxmlp.training._epoch import Metrics, descend_part, epoch_key, finish, needs_keys
 from jaxmlp.training.examples import Reading
 from jaxmlp.training.sampling import Batch
-from jaxmlp.training.state import Data, Plan, TrainState, at_least_float32
+from jaxmlp.training.state import Data, Plan, TrainState
 
 _compiled_part = compiled("plan", donate="state")(descend_part)
 _compiled_finish = compiled("plan", donate="trained")(finish)
@@ -174,7 +175,7 @@ def _fill_up(batch: Batch, multiple: int, dtype: Any) -> Batch:
         return batch
     again = lambda array: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), mode="edge")
     weights = np.ones(b, dtype) if batch.weights is None else batch.weights
-    count = np.asarray(b, at_least_float32(dtype)) if batch.count is None else batch.count
+    count = np.asarray(b, wide(dtype)) if batch.count is None else batch.count
     return Batch(again(batch.X), again(batch.Y), np.pad(weights, (0, missing)), count)  # pyright: ignore[reportArgumentType]
 
 
@@ -233,7 +234,7 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
     if not how.weighted:
         raise ValueError(f"data: batch {number} has weights, expected none with a readout, which weighs for itself")
     w = validate.example_weights(weights[0], len(X), how.dtype, name=f"data: weights of batch {number}")
-    return Batch(X, Y, np.asarray(w), np.asarray(len(X), at_least_float32(how.dtype)))  # pyright: ignore[reportArgumentType]
+    return Batch(X, Y, np.asarray(w), np.asarray(len(X), wide(how.dtype)))  # pyright: ignore[reportArgumentType]
 
 
 def _is_plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray) -> bool:
