@@ -60,7 +60,7 @@ ROWS = (
     _row(4, "Softmax output with cross-entropy, path by path", """
         ∂a_{i}/∂z_{j} = a_{i} (1[i = j] − a_{j}),  δ^{K} = ŷ − y
         ∂L/∂w = Σ over the paths from w to L of the product of the factors along the path""",
-        "losses.py::cross_entropy activations.py::Softmax _backward.py::output_delta",
+        "losses.py::cross_entropy activations.py::Softmax starts.py::output_delta",
         "activations.py::test_softmax_jacobian_is_that_of_the_notes "
         "backward.py::test_softmax_with_the_second_of_four_classes_true "
         "backward.py::test_the_sum_over_all_paths_is_the_recursions_entry"),

@@ -1,64 +1,23 @@
 """The backward pass, by hand: the start of an error signal, its recursion down the layers, and the trace it leaves."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import norms, readouts, rules, validate
+from jaxmlp import norms, rules, validate
 from jaxmlp._forward import Masks, Tape, mean, network_inputs, output_loss, propagate
-from jaxmlp.doors import takes_network
+from jaxmlp.doors import check_trace
 from jaxmlp.network import MLP, Params
 from jaxmlp.programs import compiled
-from jaxmlp.readouts import Trace
 from jaxmlp.rule import Down, Rule
+from jaxmlp.starts import Start, output_delta
+from jaxmlp.trace import Trace, narrow, shares, sum_of_products
 from jaxmlp.validate import Examples, Given, Preprocess
 
 Deltas = tuple[Float[Array, " o"], ...]
-
-
-@takes_network
-def output_delta(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, " k"]:
-    """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for a canonical pair.
-
-    Args:
-        y: one label: an integer class, a row `(n_K,)`, or a number for a single output.
-    Returns:
-        `(n_K,)`.
-    Example:
-        >>> y_hat, tape = jm.forward(net, params, X[0])
-        >>> delta_out = jm.output_delta(net, tape, Y[0])
-        >>> bool(jnp.array_equal(delta_out, y_hat - jax.nn.one_hot(Y[0], 10)))
-        True
-
-    Source: notes 003, softmax with cross-entropy.
-    """
-    return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
-
-
-@takes_network
-def sample_labels(net: MLP, Y_hat: Float[Array, "m k"], key: PRNGKeyArray) -> Num[Array, "m *k"]:
-    """Draws labels from the model's own distribution: the second moment of their gradients estimates the Fisher.
-
-    Squared error draws from `N(y_hat, 1)`, binary cross-entropy from `Bernoulli(y_hat)`, cross-entropy of softmax a
-    class.
-
-    Args:
-        Y_hat: the outputs, `(m, n_K)`, such as `trace.output`.
-    Returns:
-        Labels that `backprop` takes: `(m, n_K)`, or classes `(m,)`.
-    Raises:
-        ValueError: where the loss has no `sample`, or the outputs are no distribution.
-    Example:
-        >>> labels = jm.sample_labels(net, jm.predict(net, params, X), key)
-        >>> fisher = jm.kronecker_factors(jm.backprop(net, params, X, labels))
-        >>> fisher[0].A.shape, fisher[0].G.shape
-        ((785, 785), (64, 64))
-    """
-    if net.loss.sample is None or (net.loss.targets == "distribution" and net.output != net.loss.canonical):
-        raise ValueError(f"{net} gives no distribution, expected a loss with `sample` and its canonical output")
-    return jax.vmap(net.loss.sample)(jax.random.split(validate.key(key), Y_hat.shape[0]), Y_hat)
 
 
 def recur(
@@ -113,7 +72,7 @@ def backward(
 
 
 # Jitted inside other jitted functions, too: XLA then rounds a step alike, whatever else its program reads from a trace.
-@compiled("net", "rule")
+@compiled("net", "rule", "start")
 def trace_of(
     net: MLP,
     params: Params,
@@ -123,6 +82,7 @@ def trace_of(
     rule: Rule,
     rule_state: Any,
     share: Any = None,
+    start: Start = output_delta,
 ) -> Trace:
     """Forward, start and recursion for each example. Nothing is checked; `X` are network inputs.
 
@@ -130,34 +90,63 @@ def trace_of(
     """
 
     def example(x, y, masks, share):
-        y_hat, tape = propagate(net, params, x, masks)
-        delta_out = output_delta(net, tape, y)
-        delta_out = delta_out if share is None else share * delta_out
-        deltas = recur(net, params, tape, delta_out, rule, rule_state)
-        return Trace(tape.inputs, tape.pre_activations, deltas, y_hat, output_loss(net, tape, y))
+        _, tape = propagate(net, params, x, masks)
+        return _leave_trace(net, params, tape, y, share, start, rule, rule_state)
 
     each = 0 if share is not None and jnp.ndim(share) else None
     return jax.vmap(example, in_axes=(0, 0, 0, each))(X, Y, masks, share)
 
 
-def gradient_pass(
-    net: MLP, params: Params, examples: Examples, rule: Rule, rule_state: Any
-) -> tuple[Float[Array, " m"], Float[Array, "m k"], Params]:
-    """The losses and outputs of a batch, and its mean gradient `sum_m w g / sum_m w`.
+@compiled("net", "rule", "start")
+def restart_of(
+    net: MLP,
+    params: Params,
+    trace: Trace,
+    Y: Num[Array, "m ..."],
+    rule: Rule = rules.backprop,
+    rule_state: Any = None,
+    share: Any = None,
+    start: Start = output_delta,
+) -> Trace:
+    """`restart` without its checks; `share` as in `trace_of`."""
+
+    def example(tape, y, share):
+        return _leave_trace(net, params, tape, y, share, start, rule, rule_state)
+
+    tape = Tape(trace.inputs, trace.pre_activations, trace.output, trace.masks)
+    each = 0 if share is not None and jnp.ndim(share) else None
+    return jax.vmap(example, in_axes=(0, 0, each))(tape, Y, share)
+
+
+def _leave_trace(net, params, tape: Tape, y, share, start: Start, rule: Rule, rule_state: Any) -> Trace:
+    """The start and the recursion of one example, from the tape of its forward pass."""
+    delta_out = start(net, tape, y)
+    delta_out = delta_out if share is None else share * delta_out
+    down = partial(recur, net, params, tape, rule=rule, rule_state=rule_state)
+    deltas = down(delta_out) if delta_out.ndim == 1 else jax.vmap(down)(delta_out)
+    loss = output_loss(net, tape, y)
+    return Trace(tape.inputs, tape.pre_activations, deltas, tape.output, loss, jnp.asarray(y), tape.masks)
+
+
+def gradient_pass(net: MLP, params: Params, examples: Examples, rule: Rule, rule_state: Any) -> tuple[Trace, Params]:
+    """The trace of a batch, and its mean gradient `sum_m w g / sum_m w`.
 
     Nothing is checked; `examples.X` are network inputs. A linear rule's recursion is linear in its start, so the mean
-    is taken there, where it costs nothing.
+    is taken there, where it costs nothing. Of an example of weight 0 the trace's deltas are then 0.
     """
     X, Y, weights, masks = examples
-    share = 1 / X.shape[0] if weights is None else readouts.shares(weights)
+    share = 1 / X.shape[0] if weights is None else shares(weights)
     early = rule.linear and not norms.is_narrow(X.dtype)  # a share of a large batch is no number of a narrow dtype
     trace = trace_of(net, params, X, Y, masks, rule, rule_state, share if early else None)
-    deltas = trace.deltas
-    if not early:
-        each = share if weights is None else share[:, None]  # pyright: ignore[reportIndexIssue]
-        deltas = tuple(each * norms.widen(delta) for delta in deltas)  # the product's smaller factor
-    grads = readouts.sum_of_products(deltas, trace.inputs, net.products)
-    return trace.losses, trace.output, readouts.narrow(grads, X.dtype)
+    each = share if weights is None else share[:, None]  # pyright: ignore[reportIndexIssue]
+    if early:
+        scaled = trace.deltas
+        whole = tuple(delta / (each if weights is None else jnp.where(each == 0, 1, each)) for delta in scaled)
+        trace = trace._replace(deltas=whole)  # computed only where somebody reads it
+    else:
+        scaled = tuple(each * norms.widen(delta) for delta in trace.deltas)  # the product's smaller factor
+    grads = sum_of_products(scaled, trace.inputs, net.products)
+    return trace, narrow(grads, X.dtype)
 
 
 def backprop(
@@ -170,6 +159,7 @@ def backprop(
     preprocess: Preprocess | None = None,
     rule: Rule = rules.backprop,
     rule_state: tuple[Any, ...] | None = None,
+    start: Start = output_delta,
 ) -> Trace:
     """The trace of a batch: forward, start and recursion for each example. No gradient is formed.
 
@@ -180,6 +170,8 @@ def backprop(
         preprocess: a function of one example that gives the network's input, such as `jm.data.scale_pixels`.
         rule: the map that carries delta down a layer; `W^T` unless given.
         rule_state: the rule's state, for a rule that has one: see `Rule.start`.
+        start: `start(net, tape, y)` gives an example's error signal at `z^K`, `(n_K,)`, or c of them as rows
+            `(c, n_K)`, such as `hessian_root`; deltas are then `(m, c, o)`. The loss's own unless given.
     Returns:
         A `Trace`: the pairs `(delta, a)` of every layer and example. Every gradient quantity is a readout of it.
     Raises:
@@ -190,15 +182,75 @@ def backprop(
         ((20, 64), (20, 784))
         >>> jm.per_example_norms(trace).shape
         (20,)
+        >>> of_hessian = jm.backprop(net, params, X, Y, start=jm.hessian_root)
+        >>> jm.second_moment(of_hessian)[0].W.shape  # the Gauss-Newton matrix's diagonal
+        (64, 784)
     """
     examples = validate.examples(net, params, X, Y, None, masks, preprocess)
-    return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state))
+    _check_start(net, params, start, examples.Y)
+    return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state), start)
 
 
-@compiled("net", "preprocess", "rule")
-def _backprop(net, params, examples, preprocess, rule, rule_state):
+@compiled("net", "preprocess", "rule", "start")
+def _backprop(net, params, examples, preprocess, rule, rule_state, start):
     X = network_inputs(examples.X, preprocess, params[0].W.dtype)
-    return trace_of(net, params, X, examples.Y, examples.masks, rule, rule_state)
+    return trace_of(net, params, X, examples.Y, examples.masks, rule, rule_state, None, start)
+
+
+def restart(
+    net: MLP,
+    params: Params,
+    trace: Trace,
+    Y: Shaped[Given, "m ..."] | None = None,
+    *,
+    rule: Rule = rules.backprop,
+    rule_state: tuple[Any, ...] | None = None,
+    start: Start = output_delta,
+) -> Trace:
+    """The trace of the same forward pass, dropout masks included, from another start or other labels.
+
+    Args:
+        params: the parameters that left the trace.
+        trace: of `backprop`.
+        Y: the labels, as in `backprop`; the trace's own unless given.
+        rule, rule_state, start: as in `backprop`.
+    Raises:
+        ValueError: where an argument does not fit, or the trace is a mapped one.
+    Example:
+        >>> trace = jm.backprop(net, params, X, Y)
+        >>> sampled = jm.restart(net, params, trace, jm.sample_labels(net, trace.output, key))
+        >>> jm.kronecker_factors(sampled)[1].G.shape  # the Fisher's
+        (10, 10)
+    """
+    validate.params(net, params)
+    check_trace(trace)
+    widths = tuple(a.shape[-1] for a in trace.inputs)
+    if trace.constants is not None or widths != net.sizes[:-1]:
+        kind = "a mapped trace" if trace.constants is not None else f"a trace of the widths {widths}"
+        raise ValueError(f"trace is {kind}, expected one of backprop with {net}")
+    if Y is None and trace.labels is None:
+        raise ValueError("Y is None, and the trace has no labels; expected labels")
+    Y = trace.labels if Y is None else validate.targets(net, Y, trace.losses.shape[0])
+    _check_start(net, params, start, Y)
+    return restart_of(net, params, trace, Y, rule, rules.check_state(net, rule, rule_state), None, start)
+
+
+def _check_start(net: MLP, params: Params, start: Start, Y: Any) -> None:
+    """Refuses a start that does not give `(n_K,)` or rows `(c, n_K)` in the parameters' dtype; it is only traced."""
+    if start is output_delta:
+        return
+    if not callable(start):
+        raise ValueError(f"start is {start!r}, expected a function of the network, a tape and a label")
+
+    def example(params, y):
+        x = jnp.zeros(net.sizes[:1], params[0].W.dtype)
+        return start(net, propagate(net, params, x)[1], y)
+
+    made = jax.eval_shape(example, params, jax.eval_shape(lambda Y: Y[0], Y))
+    k, dtype = net.sizes[-1], params[0].W.dtype
+    fits = getattr(made, "ndim", 0) in (1, 2) and made.shape[-1] == k and made.dtype == dtype
+    if not fits:
+        raise ValueError(f"start gives {made}, expected ({k},) or rows (c, {k}) of {dtype}")
 
 
 def value_and_grad(
@@ -241,5 +293,5 @@ def value_and_grad(
 @compiled("net", "preprocess", "rule")
 def _value_and_grad(net, params, examples, preprocess, rule, rule_state):
     examples = examples._replace(X=network_inputs(examples.X, preprocess, params[0].W.dtype))
-    losses, _, grads = gradient_pass(net, params, examples, rule, rule_state)
-    return mean(losses, examples.weights), grads
+    trace, grads = gradient_pass(net, params, examples, rule, rule_state)
+    return mean(trace.losses, examples.weights), grads

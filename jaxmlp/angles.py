@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxmlp import norms
 from jaxmlp.doors import check_trace, takes_trace
 from jaxmlp.network import Layer, Params
-from jaxmlp.readouts import Trace, check_weights, mean_of_products
+from jaxmlp.trace import Trace, check_weights, mean_of_products
 
 
 @takes_trace
@@ -28,7 +28,7 @@ def alignment(trace: Trace, reference: Trace, weights: Float[Array, " m"] | None
     Source: Lillicrap et al. 2016, figure 2, there between error signals.
     """
     check_trace(reference)
-    mean = lambda t: mean_of_products(t.deltas, t.inputs, check_weights(t, weights))
+    mean = lambda t: mean_of_products(t.deltas, t.inputs, check_weights(t, weights), t.constants)
     return layer_angles(mean(trace), mean(reference))
 
 

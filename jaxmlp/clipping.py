@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxmlp import norms, validate
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Params
-from jaxmlp.readouts import Trace, check_weights, mean_of_products, narrow, per_example_norms, sum_of_products
+from jaxmlp.readouts import per_example_norms
+from jaxmlp.trace import Trace, check_weights, mean_of_products, narrow, sum_of_products, sum_rows
 
 
 @takes_trace
@@ -41,8 +42,8 @@ def clipped_gradient(
     """
     weights = check_weights(trace, weights)
     weights = None if weights is None else jnp.where(weights > 0, weights, 0)  # values are unknown under jit
-    deltas, inputs = _clip(trace, max_norm)
-    mean = mean_of_products(deltas, inputs, weights)
+    deltas, inputs, constants = _clip(trace, max_norm)
+    mean = mean_of_products(deltas, inputs, weights, constants)
     return jax.tree.map(lambda g: norms.round_down(g, trace.losses.dtype), mean)
 
 
@@ -87,7 +88,8 @@ def private_gradient(
     weights = check_weights(trace, weights)
     if weights is not None:  # the noise covers an example of weight 1
         weights = jnp.where(weights > 0, jnp.minimum(weights, 1), 0)
-    leaves, structure = jax.tree.flatten(sum_of_products(*_clip(trace, max_norm, weights)))
+    deltas, inputs, constants = _clip(trace, max_norm, weights)
+    leaves, structure = jax.tree.flatten(sum_of_products(deltas, inputs, constants=constants))
     deviation = noise_multiplier * max_norm
     noisy = [
         leaf + deviation * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
@@ -98,19 +100,23 @@ def private_gradient(
 
 def _clip(
     trace: Trace, max_norm: float | Float[Array, ""], weights: Float[Array, " m"] | None = None
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Pairs of gradients `w g min(1, max_norm / ||g||)`, in at least float32.
+) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...] | None]:
+    """Pairs of gradients `w g min(1, max_norm / ||g||)` with their constants, in at least float32.
 
-    An example whose norm is not finite gets pairs of 0: a factor of 0 would leave its NaN and infinities.
+    The gradient of an example whose start has rows is the sum over them. An example whose norm is not finite gets pairs
+    of 0: a factor of 0 would leave its NaN and infinities.
     """
     _check_number(max_norm, "max_norm")
+    trace = trace._replace(deltas=tuple(map(sum_rows, trace.deltas)))
     length = per_example_norms(trace)
     longer = length > max_norm
     factor = jnp.where(longer, max_norm / jnp.where(longer, length, 1), 1)
     factor = (factor if weights is None else norms.widen(weights) * factor)[:, None]
-    counted = jnp.isfinite(length)[:, None]
-    drop = lambda array: jnp.where(counted, array, 0)
-    return tuple(drop(factor * norms.widen(delta)) for delta in trace.deltas), tuple(map(drop, trace.inputs))
+    counted = jnp.isfinite(length)
+    drop = lambda array: jnp.where(counted[:, None] if array.ndim == 2 else counted, array, 0)
+    deltas = tuple(drop(factor * norms.widen(delta)) for delta in trace.deltas)
+    constants = None if trace.constants is None else tuple(map(drop, trace.constants))
+    return deltas, tuple(map(drop, trace.inputs)), constants
 
 
 def _check_number(given: float | Array, argument: str, or_zero: bool = False) -> None:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from jaxmlp import readouts, rules, validate
+from jaxmlp import rules, validate
 from jaxmlp._backward import recur
 from jaxmlp._forward import Tape, propagate
 from jaxmlp.doors import takes_network
 from jaxmlp.network import MLP, Params
 from jaxmlp.programs import compiled
 from jaxmlp.rule import Rule
+from jaxmlp.trace import narrow, sum_of_products
 
 
 @takes_network
@@ -94,5 +95,5 @@ def _pull(net: MLP, rule: Rule, params: Params, tape: Tape, state: Any, cotangen
         return recur(net, params, tape, net.output.pull(tape.pre_activations[-1], g), rule, state)
 
     deltas = jax.vmap(example)(tape, cotangent)
-    grads = readouts.sum_of_products(deltas, tape.inputs, net.products)
-    return readouts.narrow(grads, cotangent.dtype), deltas[0] @ params[0].W
+    grads = sum_of_products(deltas, tape.inputs, net.products)
+    return narrow(grads, cotangent.dtype), deltas[0] @ params[0].W

@@ -1,6 +1,7 @@
 """What an optax optimizer is told in a step, and its whole-number arguments.
 
-Line searches, Polyak's step and SAM take more than the gradient: `update(..., value=, grad=, value_fn=, grad_fn=)`.
+Line searches, Polyak's step, SAM and K-FAC take more than the gradient: `value`, `grad`, `value_fn` and `grad_fn` of
+the cost, and the `trace` of the batch with its `weights`, and a `key`.
 """
 
 import inspect
@@ -11,19 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp.network import Params
+from jaxmlp import rules
+from jaxmlp._backward import trace_of
+from jaxmlp.network import MLP, Params
+from jaxmlp.trace import Trace
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 
 class Objective(NamedTuple):
-    """A step's cost with its penalties, in the words of optax's optimizers."""
+    """A step's cost with its penalties, in the words of optax's optimizers, and what the cost is made of."""
 
     value: Float[Array, ""]  # at the parameters
     value_fn: Callable[[Params], Float[Array, ""]]
     grad_fn: Callable[[Params], Params]  # by hand
+    trace: Trace  # of the batch; the deltas of an example of weight 0 mean nothing
+    weights: Float[Array, " m"] | None  # of the trace's examples: the cost is `sum w L / sum w`
+    key: PRNGKeyArray | None  # for what the optimizer draws in this step
 
 
 class Factory(NamedTuple):
@@ -40,8 +47,9 @@ def update(
     optimizer: optax.GradientTransformation, grads: Params, state: Any, params: Params, objective: Objective
 ) -> tuple[Any, Any]:
     """`optimizer.update`, told as much of the objective as it takes."""
-    value, value_fn, grad_fn = objective
-    known = {"value": value, "grad": grads, "value_fn": value_fn}
+    value, _, grad_fn, trace, weights, key = objective
+    value_fn = lambda params, trace=None, weights=None, key=None: objective.value_fn(params)  # line searches pass all
+    known = {"value": value, "grad": grads, "value_fn": value_fn, "trace": trace, "weights": weights, "key": key}
     extended = optax.with_extra_args_support(optimizer)
     taken = inspect.signature(extended.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
@@ -71,7 +79,7 @@ def check_factory(optimizer: Any, hyper: dict[str, Any]) -> None:
         raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
 
 
-def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, Any], params: Params) -> None:
+def check(net: MLP, make: Callable[..., optax.GradientTransformation], hyper: dict[str, Any], params: Params) -> None:
     """Refuses an optimizer that fails on these parameters, or changes their form or its state's. It is only traced.
 
     Args:
@@ -81,7 +89,7 @@ def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, An
 
     def step(hyper, params):
         optimizer = make(**hyper)
-        objective = Objective(params[0].b.sum(), lambda p: p[0].b.sum(), lambda p: p)
+        objective = make_objective(net, params, jnp.zeros((2, net.sizes[0]), params[0].b.dtype))
         state = optimizer.init(params)
         return state, update(optimizer, params, state, params, objective)
 
@@ -98,7 +106,7 @@ def check(make: Callable[..., optax.GradientTransformation], hyper: dict[str, An
 
 
 def compile_in_whole(
-    optimizer: Any, hyper: dict[str, Any], given: dict[str, Any], params: Params
+    net: MLP, optimizer: Any, hyper: dict[str, Any], given: dict[str, Any], params: Params
 ) -> tuple[Any, dict[str, Any]]:
     """The optimizer, and the part of `hyper` that is traced: whole numbers it cannot take so are compiled in.
 
@@ -118,13 +126,22 @@ def compile_in_whole(
     like = lambda names: {name: jax.ShapeDtypeStruct((), hyper[name].dtype) for name in names}
 
     try:
-        check(optimizer, like(hyper), params)
+        check(net, optimizer, like(hyper), params)
         return optimizer, hyper
     except ValueError:
         left = [name for name in hyper if name not in whole]
         made = Factory(optimizer, tuple(whole.items()))
-        check(made, like(left), params)
+        check(net, made, like(left), params)
         return made, {name: hyper[name] for name in left}
+
+
+def make_objective(net: MLP, params: Params, X: Float[Array, "m i"]) -> Objective:
+    """An objective that is constant but in form, with the trace of fixed inputs."""
+    value = jnp.ones((), params[0].b.dtype)
+    Y = jnp.zeros((X.shape[0], net.sizes[-1]), X.dtype)
+    trace = trace_of(net, params, X, Y, None, rules.backprop, None)
+    constant = lambda p: 0 * p[0].b.sum() + value
+    return Objective(value, constant, lambda p: p, trace, None, jax.random.key(0))
 
 
 def form(tree: Any) -> Any:

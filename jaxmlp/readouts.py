@@ -1,43 +1,36 @@
 """Gradient quantities from a trace: each a contraction over its pairs `(delta, a)`.
 
-Letters: m, n example, i in, o out. One example's gradient of layer l is `delta^l a^(l-1)^T` for W and `delta^l` for b,
-so its squared norm is `||delta||^2 (||a||^2 + 1)`. Only `per_example_gradients` forms an example's gradient. Under
-`jit`, XLA leaves out the parts of a trace that no readout uses.
+Letters: m, n example, i in, o out, c, k row. One example's gradient of layer l is `delta^l a^(l-1)^T` for W and
+`delta^l` for b, so its squared norm is `||delta||^2 (||a||^2 + 1)`. Only `per_example_gradients` forms an example's
+gradient. Under `jit`, XLA leaves out the parts of a trace that no readout uses.
+
+A start with rows gives an example several error signals, `delta (m, c, o)`. What means over the examples sums over the
+rows, too; what belongs to an example has an axis c after the examples'. A mapped trace carries the constant that the
+bias multiplies (`Trace.constants`), which is 1 in the formulas here.
 
 Sums and norms are taken in at least float32, whatever the parameters' dtype. Results in the structure of the parameters
 come back in their dtype; norms, Gram matrices and the noise scale stay in float32.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import norms, validate
-from jaxmlp.doors import takes_trace
+from jaxmlp.doors import check_trace, takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import Squares, widen
-from jaxmlp.products import rounded_product
-
-
-class Trace(NamedTuple):
-    """A batch's pairs `(delta, a)`, from which every gradient quantity is a readout; entry l-1 belongs to layer l.
-
-    `deltas` belong to the unreduced loss of each example: only a readout that says "mean" divides.
-    """
-
-    inputs: tuple[Float[Array, "m i"], ...]  # a^0 .. a^(K-1)
-    pre_activations: tuple[Float[Array, "m o"], ...]  # z^1 .. z^K
-    deltas: tuple[Float[Array, "m o"], ...]  # delta^1 .. delta^K
-    output: Float[Array, "m k"]  # y_hat
-    losses: Float[Array, " m"]
-
-    def __repr__(self) -> str:
-        """The widths and the dtype, without the arrays, which would fill pages."""
-        *lead, k = self.output.shape
-        widths = "-".join(str(a.shape[-1]) for a in self.inputs)
-        return f"Trace({' x '.join(f'{n:,}' for n in lead)} examples of {widths}-{k}, {self.output.dtype})"
+from jaxmlp.trace import Trace as Trace
+from jaxmlp.trace import (
+    check_weights,
+    like_rows,
+    mean_of_products,
+    narrow,
+    shares_of,
+    squares,
+    with_constant,
+)
 
 
 @takes_trace
@@ -55,7 +48,7 @@ def mean_gradient(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
 
     Source: notes 000, "Backpropagation in this network"; 002, the factor `1/m`.
     """
-    grads = mean_of_products(trace.deltas, trace.inputs, check_weights(trace, weights))
+    grads = mean_of_products(trace.deltas, trace.inputs, check_weights(trace, weights), trace.constants)
     return narrow(grads, trace.losses.dtype)
 
 
@@ -64,31 +57,35 @@ def per_example_gradients(trace: Trace) -> Params:
     """Each example's gradient: m times the memory of the parameters.
 
     Returns:
-        For each layer `W (m, n_out, n_in)` and `b (m, n_out)`.
+        For each layer `W (m, n_out, n_in)` and `b (m, n_out)`; with rows `(m, c, n_out, n_in)` and `(m, c, n_out)`.
     Example:
         >>> jm.per_example_gradients(jm.backprop(net, params, X, Y))[1].W.shape
         (20, 10, 64)
     """
+    constants = (None,) * len(trace.deltas) if trace.constants is None else trace.constants
     return tuple(
-        Layer(W=jnp.einsum("mo,mi->moi", delta, a), b=delta)
-        for delta, a in zip(trace.deltas, trace.inputs, strict=True)
+        Layer(
+            W=jnp.einsum("m...o,mi->m...oi", delta, a),
+            b=delta if constant is None else jnp.einsum("m...o,m->m...o", delta, constant),
+        )
+        for delta, a, constant in zip(trace.deltas, trace.inputs, constants, strict=True)
     )
 
 
 @takes_trace
-def delta_norms(trace: Trace) -> Float[Array, "m K"]:
+def delta_norms(trace: Trace) -> Float[Array, "m *c K"]:
     """`||delta^l||` of each example, a column for each layer."""
-    return jnp.stack([norms.norm(delta) for delta in trace.deltas], axis=1)
+    return jnp.stack([norms.norm(delta) for delta in trace.deltas], axis=-1)
 
 
 @takes_trace
-def layer_norms(trace: Trace) -> Float[Array, "m K"]:
+def layer_norms(trace: Trace) -> Float[Array, "m *c K"]:
     """The norm of each example's gradient of each layer, `||delta|| sqrt(||a||^2 + 1)`: W and b together."""
     return norms.root(_squared_norms(trace))
 
 
 @takes_trace
-def per_example_norms(trace: Trace) -> Float[Array, " m"]:
+def per_example_norms(trace: Trace) -> Float[Array, "m *c"]:
     """The norm of each example's whole gradient, `sqrt(sum_l ||delta^l||^2 (||a^(l-1)||^2 + 1))`.
 
     Example:
@@ -114,28 +111,55 @@ def second_moment(trace: Trace, weights: Float[Array, " m"] | None = None) -> Pa
     """
     weights = check_weights(trace, weights)
     weights = jnp.ones_like(trace.losses) if weights is None else weights  # scales delta^2, not the larger product
-    return narrow(mean_of_products(squares(trace.deltas), squares(trace.inputs), weights), trace.losses.dtype)
+    constants = None if trace.constants is None else squares(trace.constants)
+    moment = mean_of_products(squares(trace.deltas), squares(trace.inputs), weights, constants)
+    return narrow(moment, trace.losses.dtype)
 
 
 @takes_trace
-def gradient_gram(trace: Trace) -> Float[Array, "m n"]:
-    """All inner products of the examples' gradients, `sum_l (delta delta^T) * (a a^T + 1)`.
+def gradient_gram(trace: Trace, other: Trace | None = None) -> Float[Array, "m n *c"]:
+    """All inner products of the examples' gradients, `sum_l (delta delta'^T) * (a a'^T + 1)`.
 
+    Args:
+        other: the trace of the columns, such as of test examples; the same unless given.
     Returns:
-        `(m, m)`.
+        `(m, n)`; rows of the traces' starts come behind: `(m, n, c, k)` where both have some.
+    Raises:
+        ValueError: where the traces have other widths.
     Example:
         >>> trace = jm.backprop(net, params, X, Y)
         >>> gram = jm.gradient_gram(trace)
         >>> bool(jnp.allclose(jnp.diag(gram), jm.per_example_norms(trace) ** 2, rtol=1e-4))
         True
     """
-    pairs = [(widen(delta), widen(a)) for delta, a in zip(trace.deltas, trace.inputs, strict=True)]
-    grams = [jnp.einsum("mo,no->mn", delta, delta) * (jnp.einsum("mi,ni->mn", a, a) + 1) for delta, a in pairs]
+    other = trace if other is None else other
+    check_trace(other)
+    widths = lambda t: [(delta.shape[-1], a.shape[-1]) for delta, a in zip(t.deltas, t.inputs, strict=True)]
+    if widths(trace) != widths(other):
+        raise ValueError(f"other is {other!r}, expected the widths of {trace!r}")
+    grams = layer_grams(trace, other)
     return sum(grams[1:], grams[0])
 
 
+def layer_grams(trace: Trace, other: Trace) -> list[Float[Array, "m n *c"]]:
+    """The inner products of each layer's gradients."""
+    plain = trace.constants is None and other.constants is None
+    grams = []
+    for l, (delta, delta_) in enumerate(zip(trace.deltas, other.deltas, strict=True)):
+        c, k = "c" * (delta.ndim - 2), "k" * (delta_.ndim - 2)
+        a, a_ = (widen(t.inputs[l]) if plain else with_constant(t, l) for t in (trace, other))
+        of_inputs = jnp.einsum("mi,ni->mn", a, a_)
+        of_inputs = of_inputs + 1 if plain else of_inputs
+        of_deltas = jnp.einsum(f"m{c}o,n{k}o->mn{c}{k}", widen(delta), widen(delta_))
+        grams.append(of_deltas * of_inputs.reshape(of_inputs.shape + (1,) * len(c + k)))
+    return grams
+
+
 class KroneckerFactors(NamedTuple):
-    """A layer's `A (i+1, i+1)` and `G (o, o)`: `G (x) A` approximates the second moment of its gradient `[W b]`."""
+    """A layer's `A (i+1, i+1)` and `G (o, o)`: `G (x) A` approximates the second moment of its gradient `[W b]`.
+
+    A map of `transform` has the same form.
+    """
 
     A: Float[Array, "i i"]
     G: Float[Array, "o o"]
@@ -145,7 +169,8 @@ class KroneckerFactors(NamedTuple):
 def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -> tuple[KroneckerFactors, ...]:
     """`A = E[a~ a~^T]`, `G = E[delta delta^T]` of each layer, `a~ = (a, 1)`: the bias is a weight on a constant 1.
 
-    Labels drawn from the model (`sample_labels`) give the Fisher's factors, true labels the empirical Fisher's.
+    The start decides what they approximate: `hessian_root` the Gauss-Newton matrix, labels drawn from the model
+    (`sample_labels`) the Fisher, true labels the empirical Fisher.
 
     Args:
         weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
@@ -159,17 +184,20 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
     Source: Martens and Grosse 2015.
     """
     weights = check_weights(trace, weights)
-    share, scale = (None, 1 / trace.losses.shape[0]) if weights is None else (shares(weights)[:, None], 1.0)
+    share, scale = (None, 1 / trace.losses.shape[0]) if weights is None else (shares_of(trace, weights), 1.0)
 
-    def second(x: Array) -> Array:
-        return scale * _symmetric(x if share is None else share * x, x)
+    def second(x: Array) -> Array:  # (m, n) or, with rows, (m, c, n)
+        weighted = x if share is None else share.reshape(-1, *(1,) * (x.ndim - 1)) * x
+        return scale * _symmetric(weighted.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]))
 
     def homogeneous(a: Array) -> Array:
-        edge = scale * jnp.sum(a if share is None else share * a, axis=0)
+        edge = scale * jnp.sum(a if share is None else share[:, None] * a, axis=0)
         return jnp.block([[second(a), edge[:, None]], [edge[None], jnp.ones((1, 1), a.dtype)]])
 
-    pairs = [(widen(a), widen(delta)) for a, delta in zip(trace.inputs, trace.deltas, strict=True)]
-    factors = tuple(KroneckerFactors(A=homogeneous(a), G=second(delta)) for a, delta in pairs)
+    inputs = [homogeneous(widen(a)) for a in trace.inputs] if trace.constants is None else [
+        second(with_constant(trace, l)) for l in range(len(trace.inputs))
+    ]  # fmt: skip
+    factors = tuple(KroneckerFactors(A, second(widen(delta))) for A, delta in zip(inputs, trace.deltas, strict=True))
     return narrow(factors, trace.losses.dtype)
 
 
@@ -201,65 +229,15 @@ def _symmetric(x: Float[Array, "m i"], y: Float[Array, "m i"]) -> Float[Array, "
     return jnp.block([[first, above], [above.T, last]])
 
 
-def squares(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The arrays' squares, in at least float32."""
-    return tuple(widen(array) ** 2 for array in arrays)
-
-
-def narrow(tree: Any, dtype: jnp.dtype) -> Any:
-    """The arrays of a result in the parameters' dtype."""
-    return jax.tree.map(lambda array: array.astype(dtype), tree)
-
-
 def _squared_norms(trace: Trace) -> Squares:
-    """`||delta||^2 (||a||^2 + 1)`, each `(m, K)`."""
-    deltas = [norms.sum_squares(delta) for delta in trace.deltas]
-    inputs = [norms.sum_squares(a, constant=True) for a in trace.inputs]
-    stack = lambda columns: jnp.stack(list(columns), axis=1)
+    """`||delta||^2 (||a||^2 + 1)`, each `(m, K)` or, with rows, `(m, c, K)`."""
+    if trace.constants is None:
+        inputs = [norms.sum_squares(a, constant=True) for a in trace.inputs]
+    else:
+        inputs = [norms.sum_squares(with_constant(trace, l)) for l in range(len(trace.inputs))]
+    pairs = [(norms.sum_squares(delta), a, delta) for delta, a in zip(trace.deltas, inputs, strict=True)]
+    stack = lambda columns: jnp.stack(list(columns), axis=-1)
     return Squares(
-        stack(delta.value * a.value for delta, a in zip(deltas, inputs, strict=True)),
-        stack(delta.exponent + a.exponent for delta, a in zip(deltas, inputs, strict=True)),
+        stack(d.value * like_rows(a.value, delta) for d, a, delta in pairs),
+        stack(d.exponent + like_rows(a.exponent, delta) for d, a, delta in pairs),
     )
-
-
-def check_weights(trace: Trace, weights: Float[Array, " m"] | None) -> Float[Array, " m"] | None:
-    """The weights of a trace's examples, in its dtype; None stays None."""
-    losses = trace.losses
-    return weights if weights is None else validate.example_weights(weights, losses.shape[0], losses.dtype)
-
-
-def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Each example's part of a mean, `w / sum_m w`, in at least float32; 0 for a batch of padding alone."""
-    weights = widen(weights)
-    total = weights.sum()
-    return weights / jnp.where(total == 0, 1, total)
-
-
-def mean_of_products(
-    deltas: tuple[Array, ...], inputs: tuple[Array, ...], weights: Float[Array, " m"] | None
-) -> Params:
-    """`sum_m w delta a^T / sum_m w` and `sum_m w delta / sum_m w`, layer by layer, in at least float32.
-
-    Nothing is checked.
-    """
-    if weights is None:
-        # Divided last, 1/m becomes part of the next scale of the gradient, such as the learning rate.
-        return jax.tree.map(lambda total: total / deltas[0].shape[0], sum_of_products(deltas, inputs))
-    share = shares(weights)[:, None]
-    return sum_of_products(tuple(share * widen(delta) for delta in deltas), inputs)
-
-
-def sum_of_products(deltas: tuple[Array, ...], inputs: tuple[Array, ...], products: str | None = None) -> Params:
-    """`sum_m delta a^T` and `sum_m delta`, layer by layer, in at least float32.
-
-    The bias is a weight on a constant 1, so its sum is a product with ones: XLA's sum over rows is slower on a CPU.
-    `products` is that of `MLP`, for the larger product.
-    """
-    deltas, inputs = tuple(map(widen, deltas)), tuple(map(widen, inputs))
-    ones = jnp.ones(deltas[0].shape[0], deltas[0].dtype)
-    # The last layer first, as the deltas come: XLA then updates more of the weights while a core's cache holds them.
-    from_last = [
-        Layer(W=rounded_product(delta.T, a, products), b=rounded_product(ones, delta, None))
-        for delta, a in zip(deltas[::-1], inputs[::-1], strict=True)
-    ]
-    return tuple(from_last[::-1])

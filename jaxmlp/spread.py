@@ -2,11 +2,14 @@
 
 Both are taken around means, so that a mean far larger than the spread does not cancel. With the means `d`, `c` over the
 examples and the deviations `D = delta - d`, `C = a - c`, an example's gradient is `g = delta a^T = d c^T + h` with
-`h = d C^T + D a^T`. Only h varies, and its moments are products as those of g are.
+`h = d C^T + D a^T`. Only h varies, and its moments are products as those of g are. An example whose start has rows has
+a gradient for each, and the moments are summed over them.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,7 +17,7 @@ from jaxmlp import norms
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
-from jaxmlp.readouts import Trace, check_weights, narrow, shares
+from jaxmlp.trace import Trace, check_weights, narrow, shares_of, with_constant
 
 
 @takes_trace
@@ -27,7 +30,7 @@ def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
         >>> jm.variance(jm.backprop(net, params, X, Y))[0].W.shape
         (64, 784)
     """
-    share = _share(trace, weights)
+    share = shares_of(trace, check_weights(trace, weights))[:, None]
 
     def layer(delta, a):
         delta, a = _center(delta, share), _center(a, share)
@@ -39,7 +42,9 @@ def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
         W = squares - (d * a.rest[None] + weighted.T @ a.whole) ** 2
         return Layer(jnp.maximum(W, 0), jnp.maximum(of_biases, 0))  # rounding may leave a negative
 
-    layers = tuple(layer(delta, a) for delta, a in zip(trace.deltas, trace.inputs, strict=True))
+    layers = tuple(_each_row(layer, delta, a) for delta, a in zip(trace.deltas, _inputs(trace), strict=True))
+    if trace.constants is not None:  # the bias is the weight of the last input
+        layers = tuple(Layer(W[:, :-1], W[:, -1]) for W, _ in layers)
     return narrow(layers, trace.losses.dtype)
 
 
@@ -62,11 +67,12 @@ def noise_scale(trace: Trace) -> Float[Array, ""]:
     m = trace.losses.shape[0]
     if isinstance(m, int) and m < 2:
         raise ValueError(f"trace holds {m} example, expected at least 2")
-    share = _share(trace, None)
+    share = shares_of(trace, None)[:, None]
     # One factor on every delta, and one on every (a, 1), cancel in the ratio; they keep its squares in range.
-    deltas, inputs = _scale(trace.deltas), _scale(trace.inputs, least=1.0)
+    deltas, inputs = _scale(trace.deltas), _scale(_inputs(trace), least=1.0)
+    constant = inputs.factor if trace.constants is None else jnp.zeros_like(inputs.factor)
 
-    def layer(delta, a, constant=inputs.factor):
+    def layer(delta, a):
         delta, a = _center(delta, share), _center(a, share)
         weighted = share * delta.deviation
         varying = delta.mean[:, None] * a.rest[None] + weighted.T @ a.whole  # the mean of h
@@ -78,7 +84,7 @@ def noise_scale(trace: Trace) -> Float[Array, ""]:
         W, b = delta.mean[:, None] * a.mean[None] + varying, constant * (delta.mean + delta.rest)
         return jnp.maximum(spread, 0), jnp.sum(W**2) + jnp.sum(b**2)
 
-    each = [layer(delta, a) for delta, a in zip(deltas.arrays, inputs.arrays, strict=True)]
+    each = [_each_row(layer, delta, a) for delta, a in zip(deltas.arrays, inputs.arrays, strict=True)]
     V, N = (jnp.sum(jnp.stack(column)) for column in zip(*each, strict=True))
     return m * V / ((m - 1) * N - V)
 
@@ -109,7 +115,15 @@ def _scale(arrays: tuple[Array, ...], least: float = 0.0) -> _Scaled:
     return _Scaled(tuple(factor * array for array in arrays), factor)
 
 
-def _share(trace: Trace, weights: Float[Array, " m"] | None) -> Float[Array, "m 1"]:
-    """Each example's part of a mean."""
-    weights = check_weights(trace, weights)
-    return shares(jnp.ones_like(trace.losses) if weights is None else weights)[:, None]
+def _inputs(trace: Trace) -> tuple[Float[Array, "m i"], ...]:
+    """The inputs; of a mapped trace with the constants behind them."""
+    if trace.constants is None:
+        return trace.inputs
+    return tuple(with_constant(trace, l) for l in range(len(trace.inputs)))
+
+
+def _each_row(layer: Callable[[Array, Array], Any], delta: Float[Array, "m *c o"], a: Float[Array, "m i"]) -> Any:
+    """`layer(delta, a)`, summed over the rows."""
+    if delta.ndim == 2:
+        return layer(delta, a)
+    return jax.tree.map(lambda made: made.sum(0), jax.vmap(layer, (1, None))(delta, a))

@@ -1,34 +1,81 @@
-"""Several starts for each example: the Gauss-Newton diagonal and blocks, the Jacobian, the tangent kernel.
+"""Starts: the error signals of one example's outputs, from which the recursion goes down.
 
-A start with rows gives the recursion several error signals of one example. Each row of a square root of the loss's
-Hessian gives a row of a square root of the Gauss-Newton matrix. Where loss and output are canonical,
-`delta^K = y_hat - y`, so the loss's Hessian in `z^K` is the output's Jacobian J itself, and the Gauss-Newton matrix
-splits at z; else it splits at y_hat, with `J^T diag(d2L/dy_hat^2) J`. That product is taken through the output's log
-odds where it tells them: there no factor is infinite. Letters: m, n example, i in, o out, k, c output.
+A start is a function `start(net, tape, y)`: one error signal `(n_K,)`, or rows `(c, n_K)`, several error signals of one
+example. The loss's own is `output_delta`. Each row of a square root of the loss's Hessian gives a row of a square root
+of the Gauss-Newton matrix. Where loss and output are canonical, `delta^K = y_hat - y`, so the loss's Hessian in `z^K`
+is the output's Jacobian J itself, and the Gauss-Newton matrix splits at z; else it splits at y_hat, with
+`J^T diag(d2L/dy_hat^2) J`. That product is taken through the output's log odds where it tells them: there no factor is
+infinite.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from jaxmlp import norms, readouts, validate
-from jaxmlp._backward import recur
-from jaxmlp._forward import Tape, network_inputs, propagate
+from jaxmlp import validate
+from jaxmlp._forward import Tape
 from jaxmlp.doors import takes_network
-from jaxmlp.network import MLP, Layer, Params
-from jaxmlp.programs import compiled
-from jaxmlp.validate import Given, Preprocess
+from jaxmlp.network import MLP
+from jaxmlp.validate import Given
 
-Start = Callable[[MLP, Tape, Array], Float[Array, "c k"]]
+Start = Callable[[MLP, Tape, Array], Float[Array, "*c k"]]
+
+
+@takes_network
+def output_delta(net: MLP, tape: Tape, y: Num[Given, "..."]) -> Float[Array, " k"]:
+    """The start: `delta^K = dL/dz^K` of one example's loss, `y_hat - y` for a canonical pair.
+
+    Args:
+        y: one label: an integer class, a row `(n_K,)`, or a number for a single output.
+    Returns:
+        `(n_K,)`.
+    Example:
+        >>> y_hat, tape = jm.forward(net, params, X[0])
+        >>> delta_out = jm.output_delta(net, tape, Y[0])
+        >>> bool(jnp.array_equal(delta_out, y_hat - jax.nn.one_hot(Y[0], 10)))
+        True
+
+    Source: notes 003, softmax with cross-entropy.
+    """
+    return net.loss.delta(net.output, tape.pre_activations[-1], tape.output, net.loss.target(y, tape.output))
+
+
+@takes_network
+def sample_labels(net: MLP, Y_hat: Float[Array, "m k"], key: PRNGKeyArray) -> Num[Array, "m *k"]:
+    """Draws labels from the model's own distribution: the second moment of their gradients estimates the Fisher.
+
+    Squared error draws from `N(y_hat, 1)`, binary cross-entropy from `Bernoulli(y_hat)`, cross-entropy of softmax a
+    class.
+
+    Args:
+        Y_hat: the outputs, `(m, n_K)`, such as `trace.output`.
+    Returns:
+        Labels that `backprop` takes: `(m, n_K)`, or classes `(m,)`.
+    Raises:
+        ValueError: where the loss has no `sample`, or the outputs are no distribution.
+    Example:
+        >>> labels = jm.sample_labels(net, jm.predict(net, params, X), key)
+        >>> fisher = jm.kronecker_factors(jm.backprop(net, params, X, labels))
+        >>> fisher[0].A.shape, fisher[0].G.shape
+        ((785, 785), (64, 64))
+    """
+    if net.loss.sample is None or (net.loss.targets == "distribution" and net.output != net.loss.canonical):
+        raise ValueError(f"{net} gives no distribution, expected a loss with `sample` and its canonical output")
+    return jax.vmap(net.loss.sample)(jax.random.split(validate.key(key), Y_hat.shape[0]), Y_hat)
 
 
 def unit_rows(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     """Row c is `J(z)^T e_c`: the recursion then gives the Jacobian of output c."""
     z = tape.pre_activations[-1]
     return jax.vmap(lambda e: net.output.pull(z, e))(jnp.eye(z.shape[0], dtype=z.dtype))
+
+
+def pre_activation_rows(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
+    """Row c is `e_c`: the recursion then gives the Jacobian of `z^K_c`."""
+    z = tape.pre_activations[-1]
+    return jnp.eye(z.shape[0], dtype=z.dtype)
 
 
 @takes_network
@@ -73,154 +120,3 @@ def loss_curvature(net: MLP, tape: Tape, y: Array) -> Float[Array, " k"]:
     if net.loss.d2f is None:
         raise ValueError(f"loss {net.loss.name!r} has no d2f, expected one for curvature")
     return net.loss.d2f(tape.output, net.loss.target(y, tape.output)).astype(tape.output.dtype)
-
-
-def ggn_diagonal(
-    net: MLP,
-    params: Params,
-    X: Num[Given, "m ..."],
-    Y: Shaped[Given, "m ..."],
-    *,
-    weights: Float[Given, " m"] | None = None,
-    preprocess: Preprocess | None = None,
-) -> Params:
-    """The exact diagonal of the cost's Gauss-Newton matrix, `sum_c (delta_c^2)^T (a^2) / m`, with params' structure.
-
-    `delta_c` starts from row c of `hessian_root`.
-
-    Args:
-        X: the examples, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
-        Y: the labels, as in `backprop`.
-        weights: a weight of at least 0 for each example, `(m,)`; ones unless given.
-        preprocess: a function of one example that gives the network's input.
-    Raises:
-        ValueError: where an argument does not fit, or the loss has no `d2f`.
-    Example:
-        >>> jm.ggn_diagonal(net, params, X, Y)[0].W.shape
-        (64, 784)
-
-    Source: Dangel et al. 2020.
-    """
-    examples = validate.examples(net, params, X, Y, weights, None, preprocess)
-    return _ggn_diagonal(net, params, examples, preprocess)
-
-
-@compiled("net", "preprocess")
-def _ggn_diagonal(net, params, examples, preprocess):
-    inputs, columns = _columns(net, params, examples.X, examples.Y, preprocess, hessian_root)
-    squares = tuple(jnp.sum(delta, axis=1) for delta in readouts.squares(columns))
-    grads = readouts.mean_of_products(squares, readouts.squares(inputs), examples.weights)
-    return readouts.narrow(grads, inputs[0].dtype)
-
-
-def ggn_blocks(
-    net: MLP,
-    params: Params,
-    X: Num[Given, "m ..."],
-    Y: Shaped[Given, "m ..."],
-    *,
-    weights: Float[Given, " m"] | None = None,
-    preprocess: Preprocess | None = None,
-) -> tuple[Float[Array, "n n"], ...]:
-    """Each layer's block of the Gauss-Newton matrix, over the entries of W by rows and then b: `n = o (i + 1)`.
-
-    The blocks are exact, and large: for small layers.
-
-    Args:
-        X, Y, weights, preprocess: as in `ggn_diagonal`.
-    Returns:
-        `(n, n)` for each layer.
-    Example:
-        >>> small = jm.MLP((784, 2, 3), output="softmax", loss="cross_entropy")
-        >>> blocks = jm.ggn_blocks(small, jm.init(small, key), X, jnp.minimum(Y, 2))
-        >>> blocks[1].shape
-        (9, 9)
-    """
-    examples = validate.examples(net, params, X, Y, weights, None, preprocess)
-    return _ggn_blocks(net, params, examples, preprocess)
-
-
-@compiled("net", "preprocess")
-def _ggn_blocks(net, params, examples, preprocess):
-    X, Y, weights, _ = examples
-    inputs, columns = _columns(net, params, X, Y, preprocess, hessian_root)
-    share = readouts.shares(jnp.ones(X.shape[0], inputs[0].dtype) if weights is None else weights)
-    blocks = []
-    for delta, a in zip(map(norms.widen, columns), map(norms.widen, inputs), strict=True):
-        W = jnp.einsum("mco,mi->mcoi", delta, a).reshape(*delta.shape[:2], -1)
-        rows = jnp.concatenate([W, delta], axis=2)
-        blocks.append(jnp.einsum("m,mcn,mcp->np", share, rows, rows))
-    return readouts.narrow(tuple(blocks), inputs[0].dtype)
-
-
-def output_jacobian(
-    net: MLP, params: Params, X: Num[Given, "m ..."], *, preprocess: Preprocess | None = None
-) -> Params:
-    """The Jacobian of the outputs in the parameters, by one recursion for each output.
-
-    Args:
-        X: the examples, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
-        preprocess: a function of one example that gives the network's input.
-    Returns:
-        For each layer `W (m, n_K, n_out, n_in)` and `b (m, n_K, n_out)`.
-    Example:
-        >>> jm.output_jacobian(net, params, X[:2])[1].W.shape
-        (2, 10, 10, 64)
-    """
-    X = validate.inputs(net, X, validate.params(net, params), preprocess)
-    inputs, columns = _output_columns(net, params, X, preprocess)
-    return tuple(
-        Layer(W=jnp.einsum("mko,mi->mkoi", delta, a), b=delta) for delta, a in zip(columns, inputs, strict=True)
-    )
-
-
-def ntk(
-    net: MLP,
-    params: Params,
-    X1: Num[Given, "m ..."],
-    X2: Num[Given, "n ..."] | None = None,
-    *,
-    preprocess: Preprocess | None = None,
-) -> Float[Array, "m n k c"]:
-    """The empirical neural tangent kernel: inner products of the outputs' gradients in the parameters.
-
-    `sum_l (delta_k . delta'_c) (a . a' + 1)`, without forming a Jacobian.
-
-    Args:
-        X1: the examples of the rows, `(m, n_0)` of the parameters' dtype, or `(m, ...)` for `preprocess`.
-        X2: the examples of the columns, `(n, ...)`; `X1` unless given.
-        preprocess: a function of one example that gives the network's input.
-    Returns:
-        `(m, n, n_K, n_K)`.
-    Example:
-        >>> jm.ntk(net, params, X[:3], X[3:5]).shape
-        (3, 2, 10, 10)
-
-    Source: Jacot et al. 2018, "Neural tangent kernel".
-    """
-    dtype = validate.params(net, params)
-    columns = lambda X, name: _output_columns(
-        net, params, validate.inputs(net, X, dtype, preprocess, name), preprocess
-    )  # fmt: skip
-    one = columns(X1, "X1")
-    two = one if X2 is None else columns(X2, "X2")
-    kernel = [
-        jnp.einsum("mko,nco->mnkc", delta, delta_) * (jnp.einsum("mi,ni->mn", a, a_) + 1)[:, :, None, None]
-        for a, delta, a_, delta_ in zip(*one, *two, strict=True)
-    ]
-    return sum(kernel[1:], kernel[0])
-
-
-@compiled("net", "preprocess")
-def _output_columns(net, params, X, preprocess):
-    return _columns(net, params, X, jnp.zeros(X.shape[0], int), preprocess, unit_rows)
-
-
-def _columns(net, params, X, Y, preprocess, start: Start):
-    """`a^(l-1) (m, i)` of each example, and its `delta^l (m, c, o)` from each row of the start."""
-
-    def example(x, y):
-        _, tape = propagate(net, params, x)
-        return tape.inputs, jax.vmap(partial(recur, net, params, tape))(start(net, tape, y))
-
-    return jax.vmap(example)(network_inputs(X, preprocess, params[0].W.dtype), Y)

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from problems import TABLE, tree_error
 
 import jaxmlp as jm
-from jaxmlp import curvature
+from jaxmlp import eigenvalues
 
 TWICE = [p for p in TABLE if not p.masked]
 table = pytest.mark.parametrize("problem", TWICE, ids=str)
@@ -163,7 +163,7 @@ def test_lanczos_on_matrices_it_breaks_down_on(name, dtype):
     expected = np.sort(np.linalg.eigvalsh(matrix.astype(np.float64)))[::-1]
     start = np.random.default_rng(1).normal(size=40).astype(dtype)
     for k in (1, 5, 38):
-        got = curvature._iterate_lanczos(lambda v: matrix @ np.ravel(v).astype(dtype), start, k, 1e-4)
+        got = eigenvalues._iterate_lanczos(lambda v: matrix @ np.ravel(v).astype(dtype), start, k, 1e-4)
         np.testing.assert_allclose(got, expected[:k], rtol=1e-4, atol=1e-5 * abs(expected).max())
 
 

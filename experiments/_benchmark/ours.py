@@ -35,13 +35,14 @@ def by_autodiff(plan, params, rule_state, examples, key):
     def mean_loss(params):
         def example(x, y, masks):
             y_hat, tape = jm.forward(plan.net, params, x, masks)
-            return jm.output_loss(plan.net, tape, y), y_hat
+            return jm.Trace(tape.inputs, tape.pre_activations, (), y_hat, jm.output_loss(plan.net, tape, y))
 
-        losses, Y_hat = jax.vmap(example)(examples.X, examples.Y, examples.masks)
-        return losses.mean() if weights is None else weights @ losses / weights.sum(), (losses, Y_hat)
+        trace = jax.vmap(example)(examples.X, examples.Y, examples.masks)
+        losses = trace.losses
+        return losses.mean() if weights is None else weights @ losses / weights.sum(), trace
 
-    (_, (losses, Y_hat)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    return losses, Y_hat, grads
+    (_, trace), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return trace, grads
 
 
 class Epoch:

@@ -108,7 +108,7 @@ def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -
         average=None if run.average is None else Average.start(params, run.average),
     )
     probe.check_readout(plan, state, data)
-    optimizers.check(lambda **hyper: plan.transformation(hyper), hyper, params)
+    optimizers.check(plan.net, lambda **hyper: plan.transformation(hyper), hyper, params)
     return place_state(plan, state._replace(opt_state=plan.transformation(hyper).init(params)))
 
 
@@ -146,9 +146,9 @@ def needs_keys(plan: Plan, state: TrainState) -> bool:
     return plan.readout is not None or plan.augment is not None or state.regularization.random
 
 
-def descend_part(plan: Plan, state: TrainState, batches: Batch) -> tuple[TrainState, Sums]:
-    """A part of a streamed epoch: a step on each of `batches`."""
-    return descend(plan, state, batches, partial(place, plan.mesh))
+def descend_part(plan: Plan, state: TrainState, batches: Batch, done: Array) -> tuple[TrainState, Sums]:
+    """A part of a streamed epoch: a step on each of `batches`, after `done` steps."""
+    return descend(plan, state, batches, partial(place, plan.mesh), done=done)
 
 
 def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data: Data) -> tuple[TrainState, Metrics]:

@@ -6,6 +6,7 @@ McCandlish et al. 2018 for the noise scale.
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -16,6 +17,7 @@ from jaxmlp.activations import Activation
 from jaxmlp.optimizers import Objective
 from jaxmlp.readouts import Trace, delta_norms, mean_gradient
 from jaxmlp.spread import noise_scale
+from jaxmlp.training.sampling import OPTIMIZER
 from jaxmlp.training.state import FIRST_EXAMPLES, Data, Plan, TrainState
 from jaxmlp.training.step import whole_cost
 from jaxmlp.validate import Examples
@@ -67,7 +69,10 @@ def _update_ratio(plan: Plan, state: TrainState, grads, trace: Trace, examples: 
     objective = Objective(
         trace.losses.mean() + strengths.cost(state.params),
         lambda p: whole_cost(plan, strengths, p, examples),
-        lambda p: strengths.gradient(p, gradient_pass(plan.net, p, examples, plan.rule, state.rule_state)[2]),
+        lambda p: strengths.gradient(p, gradient_pass(plan.net, p, examples, plan.rule, state.rule_state)[1]),
+        trace,
+        None,
+        jax.random.fold_in(state.key, OPTIMIZER),
     )
     optimizer = plan.transformation(state.hyper)
     updates, _ = optimizers.update(optimizer, grads, state.opt_state, state.params, objective)

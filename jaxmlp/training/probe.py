@@ -100,7 +100,7 @@ def find_first_updates(plan: Plan, state: TrainState) -> Any:
     optimizer, ones = plan.transformation(state.hyper), jax.tree.map(jnp.ones_like, state.params)
     known, made = state.opt_state, []
     for _ in range(3):
-        updates, known = optimizers.update(optimizer, ones, known, state.params, _constant(state, ones))
+        updates, known = optimizers.update(optimizer, ones, known, state.params, _constant(plan, state, ones))
         made.append(updates)
     return made, known
 
@@ -112,14 +112,15 @@ def find_later_updates(plan: Plan, state: TrainState) -> Any:
     made = []
     for n in LATER:
         later = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n) if is_count(leaf) else leaf, state.opt_state)
-        made.append(optimizers.update(optimizer, grads, later, state.params, _constant(state, grads))[0])
+        made.append(optimizers.update(optimizer, grads, later, state.params, _constant(plan, state, grads))[0])
     return made
 
 
-def _constant(state: TrainState, grads: Params) -> Objective:
+def _constant(plan: Plan, state: TrainState, grads: Params) -> Objective:
     """A cost of 1 everywhere, with these gradients."""
-    value = jnp.ones((), state.params[0].W.dtype)
-    return Objective(value, lambda params: value, lambda params: grads)
+    inputs = _fill(jax.ShapeDtypeStruct((EXAMPLES, plan.net.sizes[0]), state.params[0].W.dtype))
+    objective = optimizers.make_objective(plan.net, state.params, inputs)
+    return objective._replace(grad_fn=lambda params: grads)
 
 
 def run_own(plan: Plan) -> dict[str, Any]:

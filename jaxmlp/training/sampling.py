@@ -18,7 +18,7 @@ from jaxmlp.training.state import Data, Plan
 
 FULL_BATCH_UP_TO, MINI_BATCH = 2000, 64  # notes 002, "Choosing Batches"
 
-POISSON, READOUT, AUGMENT, NOISE, DROPOUT = range(5)  # folded into a step's key, a number for each use of it
+POISSON, READOUT, AUGMENT, NOISE, DROPOUT, OPTIMIZER = range(6)  # folded into a key, a number for each use of it
 
 
 class Batch(NamedTuple):

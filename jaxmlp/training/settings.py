@@ -250,7 +250,7 @@ def settle_optimizer(given: SimpleNamespace, net: MLP, dtype: Any) -> None:
     optimizers.check_factory(given.optimizer, {name: first(value) for name, value in plain.items()})
     like = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
     params: Any = tuple(Layer(like(o, i), like(o)) for o, i in net.shapes)  # pyright: ignore[reportArgumentType]
-    given.optimizer, given.hyper = optimizers.compile_in_whole(given.optimizer, given.hyper, plain, params)
+    given.optimizer, given.hyper = optimizers.compile_in_whole(net, given.optimizer, given.hyper, plain, params)
 
 
 def make_plan(net: MLP, given: SimpleNamespace, mesh: Mesh | None, **of_data: Any) -> Plan:

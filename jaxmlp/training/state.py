@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from jaxmlp import norms, rules
 from jaxmlp.network import MLP, Params
 from jaxmlp.optimizers import Optimizer
-from jaxmlp.readouts import Trace
 from jaxmlp.rules import Rule
+from jaxmlp.trace import Trace
 from jaxmlp.training.regularization import Regularization
 from jaxmlp.validate import Preprocess
 

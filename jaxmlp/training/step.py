@@ -15,8 +15,9 @@ from jaxmlp.metrics import classes
 from jaxmlp.network import MLP, Params
 from jaxmlp.norms import widen
 from jaxmlp.optimizers import Objective
+from jaxmlp.trace import Trace
 from jaxmlp.training.regularization import Regularization
-from jaxmlp.training.sampling import AUGMENT, DROPOUT, NOISE, READOUT, Batch
+from jaxmlp.training.sampling import AUGMENT, DROPOUT, NOISE, OPTIMIZER, READOUT, Batch
 from jaxmlp.training.state import Plan, TrainState
 from jaxmlp.validate import Examples
 
@@ -31,14 +32,19 @@ def descend(
     entries: Any,
     batch_of: Callable[[Any], Batch],
     own_key: PRNGKeyArray | None = None,
+    done: Array | int = 0,
 ) -> tuple[TrainState, Sums]:
     """A step on the batch of each entry: the state after them, and sums over the examples for the metrics.
 
     `own_key`: what the readout of a population's member draws by, where its batches are those of all.
+    `done`: the number of the epoch's steps before these.
     """
     optimizer, regularization = plan.transformation(state.hyper), state.regularization
+    # The state's key is the member's own, and in a population stays the same.
+    optimizer_key = jax.random.fold_in(jax.random.fold_in(state.key, OPTIMIZER), state.epoch)
 
-    def step(carry, entry):
+    def step(carry, numbered):
+        number, entry = numbered
         params, opt_state, rule_state, average = carry
         batch = batch_of(entry)
         examples = prepare(plan, regularization, batch, params[0].W.dtype)
@@ -48,28 +54,33 @@ def descend(
             key = jax.random.fold_in(key, jax.random.bits(own_key, (), jnp.uint32))
 
         def gradient(params):
-            losses, Y_hat, grads = by_hand(plan, params, rule_state, examples, key)
+            trace, grads = by_hand(plan, params, rule_state, examples, key)
             if scale is not None:
                 grads = jax.tree.map(lambda g: jnp.asarray(scale, g.dtype) * g, grads)
-            return losses, Y_hat, regularization.gradient(params, grads)
+            return trace, regularization.gradient(params, grads)
 
-        losses, Y_hat, grads = gradient(params)
+        trace, grads = gradient(params)
         objective = Objective(
-            _total(regularization, params, mean(losses, examples.weights), scale),
-            lambda p: whole_cost(plan, regularization, p, examples, scale),
-            lambda p: gradient(p)[2],
+            value=_total(regularization, params, mean(trace.losses, examples.weights), scale),
+            value_fn=lambda p: whole_cost(plan, regularization, p, examples, scale),
+            grad_fn=lambda p: gradient(p)[1],
+            trace=trace,
+            weights=examples.weights,
+            key=jax.random.fold_in(optimizer_key, done + number),
         )
         updates, opt_state = optimizers.update(optimizer, grads, opt_state, params, objective)
         rule_state = plan.rule.learned(rule_state, params, grads, updates)
         params = regularization.project(optax.apply_updates(params, updates))  # pyright: ignore[reportArgumentType]
         average = average if average is None else average.after(params)
-        return (params, opt_state, rule_state, average), _sums(plan, batch, losses, Y_hat)
+        return (params, opt_state, rule_state, average), _sums(plan, batch, trace.losses, trace.output)
 
     carry = (state.params, state.opt_state, state.rule_state, state.average)
-    if len(jax.tree.leaves(entries)) == 0 or plan.steps == 1:
-        carry, sums = step(carry, jax.tree.map(lambda array: array[0], entries))
+    leaves = jax.tree.leaves(entries)
+    if not leaves or plan.steps == 1:
+        carry, sums = step(carry, (0, jax.tree.map(lambda array: array[0], entries)))
     else:
-        carry, sums = jax.lax.scan(step, carry, entries, unroll=2 if _is_large(plan.net) else 1)
+        numbered = jnp.arange(leaves[0].shape[0]), entries
+        carry, sums = jax.lax.scan(step, carry, numbered, unroll=2 if _is_large(plan.net) else 1)
     params, opt_state, rule_state, average = carry
     state = state._replace(params=params, opt_state=opt_state, rule_state=rule_state, average=average)
     return state, {name: s.sum() for name, s in sums.items()}
@@ -98,14 +109,16 @@ def prepare(plan: Plan, regularization: Regularization, batch: Batch, dtype: Any
     )
 
 
-def by_hand(plan: Plan, params: Params, rule_state: tuple[Any, ...], examples: Examples, key: PRNGKeyArray | None):
-    """The losses and outputs of a batch, and the gradient, read from the trace of the hand-written pass."""
+def by_hand(
+    plan: Plan, params: Params, rule_state: tuple[Any, ...], examples: Examples, key: PRNGKeyArray | None
+) -> tuple[Trace, Params]:
+    """The trace of a batch's hand-written pass, and the gradient read from it."""
     if plan.readout is None:
         return gradient_pass(plan.net, params, examples, plan.rule, rule_state)
     X, Y, weights, masks = examples
     trace = trace_of(plan.net, params, X, Y, masks, plan.rule, rule_state)
     assert key is not None
-    return trace.losses, trace.output, plan.readout(trace, weights, jax.random.fold_in(key, READOUT))
+    return trace, plan.readout(trace, weights, jax.random.fold_in(key, READOUT))
 
 
 def _scale(batch: Batch) -> Float[Array, ""] | None:

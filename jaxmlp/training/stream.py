@@ -93,13 +93,14 @@ def read_first(how: Reading, data: Stream, mesh: Mesh | None) -> tuple[Opened, B
 
 def train_epoch(how: Reading, batches: Opened, plan: Plan, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
     """An epoch over a stream's batches, part by part."""
-    trained, sums = jax.tree.map(jnp.copy, state), []
+    trained, sums, done = jax.tree.map(jnp.copy, state), [], 0
     keys = epoch_key(state) if needs_keys(plan, state) else None
     for number, part in enumerate(read_parts(how, batches, int(state.epoch), plan.mesh)):
         n = part.X.shape[0]
         if keys is not None:
             part = part._replace(key=jax.random.split(jax.random.fold_in(keys, number), n))
-        trained, more = _compiled_part(replace(plan, steps=n), trained, part)
+        trained, more = _compiled_part(replace(plan, steps=n), trained, part, jnp.asarray(done, jnp.int32))
+        done += n
         jax.block_until_ready(sums[-1:])  # bounds memory: at most two parts are under way
         sums.append(more)
     if not sums:

@@ -1,0 +1,1 @@
+"""Methods that are a start, a map and a readout of a trace: K-FAC and Levenberg-Marquardt."""

@@ -1,0 +1,232 @@
+"""K-FAC: a gradient times the inverse of a Kronecker-factored curvature matrix, as an optax transformation.
+
+A layer's block of the Fisher or Gauss-Newton matrix is about `G (x) A`, so its inverse takes the gradient g `(o, i+1)`
+to `G^-1 g A^-1`. The factors are readouts of the step's trace, taken up again from sampled labels or another start.
+Sources: Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored approximate curvature"; George et
+al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", for EK-FAC.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxmlp import norms, rules, validate
+from jaxmlp._backward import restart_of
+from jaxmlp.doors import takes_network
+from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform, transform_gradient
+from jaxmlp.methods.periodic import every
+from jaxmlp.methods.quadratic_model import model_cost
+from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.readouts import KroneckerFactors, kronecker_factors, second_moment
+from jaxmlp.starts import hessian_root, output_delta, sample_labels
+from jaxmlp.trace import Trace
+
+SHRINK = 19 / 20  # of the damping, for each step between two adaptations: Martens and Grosse, section 6.5
+GOOD, BAD = 3 / 4, 1 / 4  # reduction ratios beyond which the damping shrinks or grows
+
+Curvature = Literal["fisher", "gauss_newton", "empirical"]
+Rate = float | Float[Array, ""]
+
+
+class Average(NamedTuple):
+    """The factors' running averages from 0, and the same average of ones, which corrects their bias."""
+
+    total: Factors
+    weight: Float[Array, ""]
+
+    def after(self, factors: Factors, decay: Any) -> "Average":
+        mix = lambda v, x: decay.astype(v.dtype) * v + (1 - decay).astype(v.dtype) * x
+        return Average(jax.tree.map(mix, self.total, factors), mix(self.weight, 1))
+
+    @property
+    def factors(self) -> Factors:
+        return jax.tree.map(lambda v: v / self.weight, self.total)
+
+
+class KfacState(NamedTuple):
+    """What K-FAC keeps between steps."""
+
+    count: Int[Array, ""]  # steps done
+    average: Average
+    maps: Factors  # the factors' inverses; for EK-FAC their eigenvectors
+    moments: Params | None  # EK-FAC's: the gradients' second moments along the eigenvectors
+    damping: Float[Array, ""]
+    step: Params  # the last update
+
+
+@takes_network
+def kfac(
+    net: MLP,
+    learning_rate: Rate | Callable[[Array], Array] | None = None,
+    *,
+    momentum: Rate = 0.9,
+    damping: Rate = 1e-3,
+    adapt_every: int | None = None,
+    curvature: Curvature = "fisher",
+    decay: Rate = 0.95,
+    factors_every: int = 10,
+    inverses_every: int = 10,
+    weight_decay: Rate = 0.0,
+    eigenbasis: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """K-FAC: `update = -rate G^-1 g A^-1 + momentum (last update)` for each layer, with damped factors A and G.
+
+    `fit` and `sweep` hand over all it takes. In a loop of your own, `update` takes `trace=` of `backprop`, `key=` for
+    sampled labels, `weights=` of the examples where there are any, and for `adapt_every` the `value=` and `value_fn=`
+    of the cost. Other transformations go before or behind it by `optax.chain`.
+
+    Args:
+        net: the network that is trained.
+        learning_rate: a number or a schedule. None: the rate and the momentum of each step minimize the quadratic model
+            of the batch's cost with the exact Gauss-Newton matrix, for the price of two tangents forward.
+        momentum: the share of the last update in the next; the model finds it where there is no learning rate.
+        damping: what the curvature gains on its diagonal, divided among the factors as `factor_power` does.
+        adapt_every: steps after which the damping shrinks or grows by the reduction ratio: the change of the cost over
+            that of the quadratic model. None keeps it. Inverses take it when they are due.
+        curvature: error signals start from labels drawn from the model ("fisher"), from rows of the root of the loss's
+            Hessian ("gauss_newton"), or from the true labels ("empirical").
+        decay: of the factors' running averages, whose bias is corrected.
+        factors_every: steps between two updates of the factors. What is not due is not computed.
+        inverses_every: steps between two inversions.
+        weight_decay: adds it times the weights W to the direction (decoupled). `jm.l2` belongs to the cost instead.
+        eigenbasis: whether eigenvectors with second moments along them replace the inverses: EK-FAC.
+    Returns:
+        An optax transformation with extra arguments. `functools.partial(jm.kfac, net)` is a factory: `hyper` may hold
+        its numbers, in which members of a sweep may differ.
+    Raises:
+        ValueError: where an argument does not fit, or `update` lacks one.
+    Example:
+        >>> optimizer = jm.kfac(net, 0.1, damping=0.1)
+        >>> result = jm.fit(net, params, (X, Y), optimizer=optimizer, epochs=5, key=key, progress=False)
+        >>> bool(result.history["cost"][-1] < result.history["cost"][0])
+        True
+
+    Source: Martens and Grosse 2015, sections 6 and 7.
+    """
+    momentum = validate.numbers(momentum, "momentum", least=0)
+    damping = validate.numbers(damping, "damping", above=0)
+    decay = validate.numbers(decay, "decay", least=0, below=1)
+    weight_decay = validate.numbers(weight_decay, "weight_decay", least=0)
+    adapt_every = None if adapt_every is None else validate.whole(adapt_every, "adapt_every")
+    factors_every = validate.whole(factors_every, "factors_every")
+    inverses_every = validate.whole(inverses_every, "inverses_every")
+    validate.one_of(curvature, ("fisher", "gauss_newton", "empirical"), "curvature")
+    if learning_rate is not None and not callable(learning_rate):
+        learning_rate = validate.numbers(learning_rate, "learning_rate")
+
+    def init(params: Params) -> KfacState:
+        return _start(net, params, damping, eigenbasis)
+
+    def update(grads, state, params=None, *, trace=None, weights=None, key=None, value=None, value_fn=None, **_):
+        needed = {"params": params, "trace": trace}
+        needed |= {"key": key} if curvature == "fisher" else {}
+        needed |= {} if adapt_every is None else {"value": value, "value_fn": value_fn}
+        check_given("kfac", net, needed)
+        average, moments = every(
+            factors_every,
+            state.count,
+            lambda: _learn(state, _restart(net, params, trace, curvature, key), weights, decay),
+            (state.average, state.moments),
+        )
+        maps, moments = every(
+            inverses_every,
+            state.count,
+            lambda: _invert(average, moments, state.damping),
+            (state.maps, moments),
+        )
+        direction = _precondition(maps, moments, state.damping, grads)
+        direction = tuple(Layer(d.W + weight_decay.astype(d.W.dtype) * p.W, d.b)
+                          for d, p in zip(direction, params, strict=True))  # fmt: skip
+        model = None
+        if learning_rate is None or adapt_every is not None:
+            model = model_cost(net, params, trace, weights, (direction, state.step), grads, state.damping)
+        if learning_rate is None:
+            coefficients = model.minimize()  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+            coefficients = jnp.stack([-jnp.asarray(rate, state.damping.dtype), momentum.astype(state.damping.dtype)])
+        mix = lambda d, last: (coefficients[0] * d + coefficients[1] * last).astype(last.dtype)
+        step = jax.tree.map(mix, direction, state.step)
+        damping = state.damping
+        if adapt_every is not None:
+            moved = lambda: value_fn(optax.apply_updates(params, step)) - value
+            adapted = lambda: _adapt(damping, moved(), model(coefficients), adapt_every)  # pyright: ignore
+            damping = every(adapt_every, state.count + 1, adapted, damping)
+        return step, KfacState(state.count + 1, average, maps, moments, damping, step)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _start(net: MLP, params: Params, damping: Array, eigenbasis: bool) -> KfacState:
+    leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
+    dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
+    square = lambda n: jnp.zeros((n, n), dtype)
+    zeros = lambda: tuple(KroneckerFactors(square(n_in + 1), square(n_out)) for n_out, n_in in net.shapes)
+    like = lambda: jax.tree.map(jnp.zeros_like, params)
+    return KfacState(
+        count=jnp.zeros((), jnp.int32),
+        average=Average(zeros(), jnp.zeros((), dtype)),
+        maps=zeros(),
+        moments=like() if eigenbasis else None,
+        damping=jnp.asarray(damping, dtype),
+        step=like(),
+    )
+
+
+def _restart(net: MLP, params: Params, trace: Trace, curvature: Curvature, key: PRNGKeyArray | None) -> Trace:
+    """The trace of the error signals that the curvature is made of, by backpropagation under any rule."""
+    labels = sample_labels(net, trace.output, key) if curvature == "fisher" else trace.labels
+    start = hessian_root if curvature == "gauss_newton" else output_delta
+    return restart_of(net, params, trace, labels, rules.backprop, None, None, start)
+
+
+def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[Average, Params | None]:
+    """The averages with one more batch in them."""
+    factors = jax.tree.map(lambda x, v: x.astype(v.dtype), kronecker_factors(trace, weights), state.average.total)
+    if state.moments is None:
+        return state.average.after(factors, decay), None
+    along = second_moment(transform(trace, state.maps), weights)
+    mix = lambda v, x: decay.astype(v.dtype) * v + (1 - decay).astype(v.dtype) * x.astype(v.dtype)
+    return state.average.after(factors, decay), jax.tree.map(mix, state.moments, along)
+
+
+def _invert(average: Average, moments: Params | None, damping: Array) -> tuple[Factors, Params | None]:
+    """The maps of new factors. EK-FAC's moments start anew in new eigenvectors, from K-FAC's: the factors' product."""
+    if moments is None:
+        return factor_power(average.factors, -1, damping), None
+    U = factor_eigenvectors(average.factors)
+    made = []
+    for of_layer, rotate in zip(average.factors, U, strict=True):
+        of_A, of_G = (jnp.maximum(jnp.sum((u @ x) * u, axis=1), 0) for x, u in zip(of_layer, rotate, strict=True))
+        moment = jnp.outer(of_G, of_A)
+        made.append(Layer(moment[:, :-1], moment[:, -1]))
+    return U, jax.tree.map(lambda x, old: x.astype(old.dtype), tuple(made), moments)
+
+
+def _precondition(maps: Factors, moments: Params | None, damping: Array, grads: Params) -> Params:
+    """`G^-1 g A^-1`; for EK-FAC g over its second moments, both along the eigenvectors."""
+    if moments is None:
+        return transform_gradient(maps, grads)
+    along = jax.tree.map(lambda g, s: g / (s + damping.astype(s.dtype)), transform_gradient(maps, grads), moments)
+    return transform_gradient(tuple(KroneckerFactors(A.T, G.T) for A, G in maps), along)
+
+
+def _adapt(damping: Array, change: Array, modelled: Array, every: int) -> Array:
+    """The damping after a step that changed the cost by `change`, where the quadratic model said `modelled`."""
+    ratio = change.astype(damping.dtype) / jnp.where(modelled == 0, 1, modelled).astype(damping.dtype)
+    factor = jnp.where(ratio > GOOD, SHRINK**every, jnp.where(ratio >= BAD, 1.0, SHRINK**-every))  # NaN is bad, too
+    return damping * factor.astype(damping.dtype)
+
+
+def check_given(name: str, net: MLP, needed: dict[str, Any]) -> None:
+    """Refuses an update without an argument that it needs, or with parameters of another network."""
+    if missing := [argument for argument, given in needed.items() if given is None]:
+        raise ValueError(
+            f"{name}'s update is called without {', '.join(missing)}, expected what jaxmlp.fit hands over: "
+            f"update(grads, state, params, trace=jaxmlp.backprop(..), key=..)"
+        )
+    validate.params(net, needed["params"])
