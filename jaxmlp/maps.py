@@ -7,12 +7,12 @@ in the factors' eigenvectors the second moment is EK-FAC's, and with `G^-1/2` an
 inner products `g^T F^-1 g'`.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmlp import validate
 from jaxmlp.doors import takes_trace
+from jaxmlp.inverse import invert
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
 from jaxmlp.readouts import KroneckerFactors
@@ -41,12 +41,11 @@ def transform(trace: Trace, M: Factors) -> Trace:
     deltas, inputs, constants = [], [], []
     for l, (A, G) in enumerate(M):
         a, delta = trace.inputs[l], trace.deltas[l]
-        last = A[None, :, -1]
-        bias = last if trace.constants is None else trace.constants[l][:, None] * last
-        made = a @ A[:, :-1].T + bias.astype(a.dtype)
+        constant = jnp.ones_like(a[:, 0]) if trace.constants is None else trace.constants[l]
         deltas.append(delta @ G.T)
-        inputs.append(made[:, :-1])
-        constants.append(made[:, -1])
+        # (a, 1) is never joined: products of odd widths, and copies, are slower.
+        inputs.append(a @ A[:-1, :-1].T + constant[:, None] * A[None, :-1, -1])
+        constants.append(a @ A[-1, :-1] + constant * A[-1, -1])
     return trace._replace(deltas=tuple(deltas), inputs=tuple(inputs), constants=tuple(constants))
 
 
@@ -54,8 +53,11 @@ def transform_gradient(M: Factors, grads: Params) -> Params:
     """`M.G [W b] M.A^T`, the gradient that `mean_gradient` reads from a transformed trace."""
     made = []
     for (A, G), (W, b) in zip(M, grads, strict=True):
-        joined = G @ jnp.concatenate([widen(W), widen(b)[:, None]], axis=1) @ A.T
-        made.append(Layer(joined[:, :-1].astype(W.dtype), joined[:, -1].astype(b.dtype)))
+        GW, Gb = G @ widen(W), G @ widen(b)
+        made.append(Layer(
+            (GW @ A[:-1, :-1].T + jnp.outer(Gb, A[:-1, -1])).astype(W.dtype),
+            (GW @ A[-1, :-1] + Gb * A[-1, -1]).astype(b.dtype),
+        ))  # fmt: skip
     return tuple(made)
 
 
@@ -118,9 +120,7 @@ def _matrix_power(x: Float[Array, "n n"], power: float, damping: Float[Array, ""
     """`(x + damping I)^power` of a symmetric x without negative eigenvalues."""
     wide = widen(x)
     if power == -1:  # several times cheaper than eigenvectors
-        identity = jnp.eye(x.shape[0], dtype=wide.dtype)
-        root = jax.scipy.linalg.cho_factor(wide + damping * identity, lower=True)
-        return jax.scipy.linalg.cho_solve(root, identity).astype(x.dtype)
+        return invert(wide + damping * jnp.eye(x.shape[0], dtype=wide.dtype)).astype(x.dtype)
     values, vectors = jnp.linalg.eigh(wide)
     return ((vectors * (jnp.maximum(values, 0) + damping) ** power) @ vectors.T).astype(x.dtype)
 

@@ -31,6 +31,7 @@ class Objective(NamedTuple):
     trace: Trace  # of the batch; the deltas of an example of weight 0 mean nothing
     weights: Float[Array, " m"] | None  # of the trace's examples: the cost is `sum w L / sum w`
     key: PRNGKeyArray | None  # for what the optimizer draws in this step
+    plain: bool = False  # whether the gradient is known to be the mean of the trace's, without penalties
 
 
 class Factory(NamedTuple):
@@ -47,9 +48,9 @@ def update(
     optimizer: optax.GradientTransformation, grads: Params, state: Any, params: Params, objective: Objective
 ) -> tuple[Any, Any]:
     """`optimizer.update`, told as much of the objective as it takes."""
-    value, _, grad_fn, trace, weights, key = objective
-    value_fn = lambda params, trace=None, weights=None, key=None: objective.value_fn(params)  # line searches pass all
-    known = {"value": value, "grad": grads, "value_fn": value_fn, "trace": trace, "weights": weights, "key": key}
+    value_fn = lambda params, **_: objective.value_fn(params)
+    known = objective._asdict() | {"grad": grads, "value_fn": value_fn}
+    grad_fn = known.pop("grad_fn")
     extended = optax.with_extra_args_support(optimizer)
     taken = inspect.signature(extended.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):

@@ -21,6 +21,7 @@ from jaxmlp import norms, validate
 from jaxmlp.doors import check_trace, takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import Squares, widen
+from jaxmlp.products import symmetric_product
 from jaxmlp.trace import Trace as Trace
 from jaxmlp.trace import (
     check_weights,
@@ -188,7 +189,7 @@ def kronecker_factors(trace: Trace, weights: Float[Array, " m"] | None = None) -
 
     def second(x: Array) -> Array:  # (m, n) or, with rows, (m, c, n)
         weighted = x if share is None else share.reshape(-1, *(1,) * (x.ndim - 1)) * x
-        return scale * _symmetric(weighted.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]))
+        return scale * symmetric_product(weighted.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]))
 
     def homogeneous(a: Array) -> Array:
         edge = scale * jnp.sum(a if share is None else share[:, None] * a, axis=0)
@@ -217,16 +218,6 @@ def weight_jacobian(a: Float[Array, " i"], n_out: int) -> Float[Array, "o oi"]:
     """
     a = validate.array(a, "a")
     return jnp.kron(jnp.eye(n_out, dtype=a.dtype), a[None])
-
-
-def _symmetric(x: Float[Array, "m i"], y: Float[Array, "m i"]) -> Float[Array, "i i"]:
-    """`x^T y` where it is symmetric: the block below the diagonal mirrors the one above, which saves a quarter."""
-    half = x.shape[1] // 2
-    if half < 128:
-        return jnp.einsum("mi,mj->ij", x, y)
-    above = x[:, :half].T @ y[:, half:]
-    first, last = (jnp.einsum("mi,mj->ij", x[:, part], y[:, part]) for part in (slice(half), slice(half, None)))
-    return jnp.block([[first, above], [above.T, last]])
 
 
 def _squared_norms(trace: Trace) -> Squares:

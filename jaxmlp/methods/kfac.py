@@ -6,6 +6,7 @@ Sources: Martens and Grosse 2015, "Optimizing neural networks with Kronecker-fac
 al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", for EK-FAC.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform, t
 from jaxmlp.methods.periodic import every
 from jaxmlp.methods.quadratic_model import model_cost
 from jaxmlp.network import MLP, Layer, Params
-from jaxmlp.readouts import KroneckerFactors, kronecker_factors, second_moment
+from jaxmlp.readouts import KroneckerFactors, kronecker_factors, mean_gradient, second_moment
 from jaxmlp.starts import hessian_root, output_delta, sample_labels
 from jaxmlp.trace import Trace
 
@@ -121,7 +122,8 @@ def kfac(
     def init(params: Params) -> KfacState:
         return _start(net, params, damping, eigenbasis)
 
-    def update(grads, state, params=None, *, trace=None, weights=None, key=None, value=None, value_fn=None, **_):
+    def update(grads, state, params=None, *, trace=None, weights=None, key=None, value=None, value_fn=None, grad=None,
+               plain=False, **_):  # fmt: skip
         needed = {"params": params, "trace": trace}
         needed |= {"key": key} if curvature == "fisher" else {}
         needed |= {} if adapt_every is None else {"value": value, "value_fn": value_fn}
@@ -138,7 +140,12 @@ def kfac(
             lambda: _invert(average, moments, state.damping),
             (state.maps, moments),
         )
-        direction = _precondition(maps, moments, state.damping, grads)
+        # Another transformation of a chain may have changed the gradient.
+        unchanged = all(map(operator.is_, jax.tree.leaves(grads), jax.tree.leaves(grad)))
+        if plain and unchanged and not eigenbasis and _is_small(net, trace):
+            direction = mean_gradient(transform(trace, maps), weights)
+        else:
+            direction = _precondition(maps, moments, state.damping, grads)
         direction = tuple(Layer(d.W + weight_decay.astype(d.W.dtype) * p.W, d.b)
                           for d, p in zip(direction, params, strict=True))  # fmt: skip
         model = None
@@ -159,6 +166,12 @@ def kfac(
         return step, KfacState(state.count + 1, average, maps, moments, damping, step)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_small(net: MLP, trace: Trace) -> bool:
+    """Whether products of the batch's pairs with the maps cost less than those of the gradient."""
+    m = trace.losses.shape[0]
+    return sum(m * (o * o + i * i) for o, i in net.shapes) < sum(o * i * (o + i) for o, i in net.shapes)
 
 
 def _start(net: MLP, params: Params, damping: Array, eigenbasis: bool) -> KfacState:
