@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlp.doors import article
+
 REAL = bool | int | float | np.bool_ | np.integer | np.floating
 
 
@@ -32,7 +34,7 @@ def as_numpy(given: Any, name: str) -> np.ndarray:
     except Exception as error:  # of another person's `__array__`
         if isinstance(error, ValueError) and isinstance(given, list | tuple):
             raise ValueError(f"{name} is ragged, expected an array") from None
-        raise ValueError(f"{name} is a {type(given).__name__} that gives no array: {error}") from None
+        raise ValueError(f"{name} is {article(type(given).__name__)} that gives no array: {error}") from None
     if masked or np.ma.is_masked(values):
         raise ValueError(
             f"{name} is masked in places, expected an array without masked entries: leave those examples out, or give "
@@ -55,7 +57,7 @@ def _read_objects(values: np.ndarray, name: str) -> np.ndarray:
         if values.ndim:
             raise ValueError(f"{name} holds {reprlib.repr(value)} at {where}, expected numbers")
         hint = "; toarray() makes one" if hasattr(value, "toarray") else ""  # a sparse matrix
-        raise ValueError(f"{name} is a {type(value).__name__}, expected an array of numbers{hint}")
+        raise ValueError(f"{name} is {article(type(value).__name__)}, expected an array of numbers{hint}")
     made = np.asarray(values.tolist())
     if made.dtype == object:
         raise ValueError(f"{name} holds whole numbers beyond 64 bits, expected smaller ones, or floats")

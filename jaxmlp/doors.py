@@ -43,4 +43,4 @@ def _check_first(function: Function, name: str, check: Callable[[Any], None]) ->
 
 def article(noun: str) -> str:
     """Such as `an MLP`, `a tuple`."""
-    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
+    return f"{'an' if noun[0] in 'AEIOUaeiou' else 'a'} {noun}"

@@ -17,6 +17,7 @@ from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
 from jaxmlp.readouts import KroneckerFactors
 from jaxmlp.trace import Trace
+from jaxmlp.validate import Given
 
 Factors = tuple[KroneckerFactors, ...]
 
@@ -61,7 +62,7 @@ def transform_gradient(M: Factors, grads: Params) -> Params:
     return tuple(made)
 
 
-def factor_power(factors: Factors, power: float, damping: float | Float[Array, ""] = 0.0) -> Factors:
+def factor_power(factors: Factors, power: float, damping: float | Float[Given, ""] = 0.0) -> Factors:
     """`(A + pi sqrt(damping) I)^power` and `(G + sqrt(damping) / pi I)^power`, a map for each layer.
 
     `pi^2 = (tr A / dim A) / (tr G / dim G)` divides the damping, so that `G (x) A` gains about `damping I`.
@@ -122,7 +123,7 @@ def _matrix_power(x: Float[Array, "n n"], power: float, damping: Float[Array, ""
     if power == -1:  # several times cheaper than eigenvectors
         return invert(wide + damping * jnp.eye(x.shape[0], dtype=wide.dtype)).astype(x.dtype)
     values, vectors = jnp.linalg.eigh(wide)
-    return ((vectors * (jnp.maximum(values, 0) + damping) ** power) @ vectors.T).astype(x.dtype)
+    return ((vectors * (jnp.maximum(values, 0) + damping)[None] ** power) @ vectors.T).astype(x.dtype)
 
 
 def _check(M: Factors, widths: list[tuple[int, int]]) -> Factors:

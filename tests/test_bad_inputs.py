@@ -118,8 +118,8 @@ EXAMPLES = [
     bad(r"augment fails on a key and an example \(3,\)", augment=lambda x: x),
     bad(r"preprocess is 255, expected a function of one example", preprocess=255),
     # Batches are read by `fit` alone.
-    bad(r"data is a int, expected a tuple \(X, Y\), or a re-iterable", "fit", data=3),
-    bad(r"data: batch 0 is a int, expected \(X, Y\) or \(X, Y, weights\); arrays go into a tuple", "fit", data=[1, 2]),
+    bad(r"data is an int, expected a tuple \(X, Y\), or a re-iterable", "fit", data=3),
+    bad(r"data: batch 0 is an int, expected \(X, Y\) or \(X, Y, weights\); arrays go into a tuple", "fit", data=[1, 2]),
     bad(r"data is a list_iterator, which can be read only once", "fit", data=iter([(X, Y)])),
     bad(r"batch_size is given, but data is an iterable of batches", "fit", data=[(X, Y)], batch_size=3),
     bad(r"data: batch 1 is 1 things, expected \(X, Y\)", "fit", data=[(X, Y), (X,)]),

@@ -67,6 +67,15 @@ def test_explicit_axes_are_taken_as_well(on_one_device):
     assert_same(fit(jax.make_mesh((2,), ("data",))), on_one_device)
 
 
+def test_curvature_is_summed_over_the_mesh():
+    """K-FAC's factors, and the quadratic model, are those of the whole batch."""
+    options = {"optimizer": jm.kfac(NET, damping=0.1, adapt_every=2, factors_every=2, inverses_every=4),
+               "monitor": False, "epochs": 1}  # fmt: skip
+    one, many = fit(None, **options), fit(mesh(data=4, model=2), **options)
+    assert tree_error(many.params, one.params) <= 1e-3  # the least of a model magnifies rounding
+    assert tree_error(many.state.opt_state.average, one.state.opt_state.average) <= 1e-4
+
+
 def test_coins_on_a_mesh():
     """Poisson's batches are filled up to what the devices divide."""
     assert_same(fit(mesh(data=4), sampling="poisson"), fit(sampling="poisson"))

@@ -26,6 +26,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.readouts import gradient_gram, mean_gradient, per_example_gradients, per_example_norms
 from jaxmlp.starts import hessian_root, is_canonical, pre_activation_rows
 from jaxmlp.trace import Trace, narrow, shares_of, sum_of_products
+from jaxmlp.validate import Given
 
 NOISE = 64  # roundings of the mean gradient; a penalty's gradient is larger
 
@@ -38,7 +39,7 @@ class GaussNewtonState(NamedTuple):
 
 
 @takes_network
-def gauss_newton(net: MLP, damping: float | Float[Array, ""] = 1e-2) -> optax.GradientTransformationExtraArgs:
+def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt: `update = -(G + damping I)^-1 g`, or 0 where that step would raise the cost.
 
     G is the Gauss-Newton matrix of the batch, exact for every loss with `d2f`. The gain ratio r of a step is the fall
@@ -68,7 +69,7 @@ def gauss_newton(net: MLP, damping: float | Float[Array, ""] = 1e-2) -> optax.Gr
     """
     damping = validate.numbers(damping, "damping", above=0)
 
-    def init(params: Params) -> GaussNewtonState:
+    def init(params: Any) -> GaussNewtonState:
         leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
         dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
         return GaussNewtonState(damping.astype(dtype), jnp.full((), 2, dtype))

@@ -25,12 +25,13 @@ from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.readouts import KroneckerFactors, kronecker_factors, mean_gradient, second_moment
 from jaxmlp.starts import hessian_root, output_delta, sample_labels
 from jaxmlp.trace import Trace
+from jaxmlp.validate import Given
 
 SHRINK = 19 / 20  # of the damping, for each step between two adaptations: Martens and Grosse, section 6.5
 GOOD, BAD = 3 / 4, 1 / 4  # reduction ratios beyond which the damping shrinks or grows
 
 Curvature = Literal["fisher", "gauss_newton", "empirical"]
-Rate = float | Float[Array, ""]
+Rate = float | Float[Given, ""]
 
 
 class Average(NamedTuple):
@@ -119,7 +120,7 @@ def kfac(
     if learning_rate is not None and not callable(learning_rate):
         learning_rate = validate.numbers(learning_rate, "learning_rate")
 
-    def init(params: Params) -> KfacState:
+    def init(params: Any) -> KfacState:
         return _start(net, params, damping, eigenbasis)
 
     def update(grads, state, params=None, *, trace=None, weights=None, key=None, value=None, value_fn=None, grad=None,
@@ -174,7 +175,7 @@ def _is_small(net: MLP, trace: Trace) -> bool:
     return sum(m * (o * o + i * i) for o, i in net.shapes) < sum(o * i * (o + i) for o, i in net.shapes)
 
 
-def _start(net: MLP, params: Params, damping: Array, eigenbasis: bool) -> KfacState:
+def _start(net: MLP, params: Any, damping: Array, eigenbasis: bool) -> KfacState:
     leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
     dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
     square = lambda n: jnp.zeros((n, n), dtype)
@@ -197,6 +198,8 @@ def _restart(net: MLP, params: Params, trace: Trace, curvature: Curvature, key: 
     return restart_of(net, params, trace, labels, rules.backprop, None, None, start)
 
 
+# Compiled, since a checkpoint runs an update by itself, outside a compiled epoch.
+@jax.jit
 def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[Average, Params | None]:
     """The averages with one more batch in them."""
     factors = jax.tree.map(lambda x, v: x.astype(v.dtype), kronecker_factors(trace, weights), state.average.total)
@@ -207,6 +210,7 @@ def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[
     return state.average.after(factors, decay), jax.tree.map(mix, state.moments, along)
 
 
+@jax.jit
 def _invert(average: Average, moments: Params | None, damping: Array) -> tuple[Factors, Params | None]:
     """The maps of new factors. EK-FAC's moments start anew in new eigenvectors, from K-FAC's: the factors' product."""
     if moments is None:
@@ -220,6 +224,7 @@ def _invert(average: Average, moments: Params | None, damping: Array) -> tuple[F
     return U, jax.tree.map(lambda x, old: x.astype(old.dtype), tuple(made), moments)
 
 
+@jax.jit
 def _precondition(maps: Factors, moments: Params | None, damping: Array, grads: Params) -> Params:
     """`G^-1 g A^-1`; for EK-FAC g over its second moments, both along the eigenvectors."""
     if moments is None:

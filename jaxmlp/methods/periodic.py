@@ -6,6 +6,8 @@ from typing import TypeVar
 import jax
 from jaxtyping import Array, Bool, Int
 
+from jaxmlp import validate
+
 T = TypeVar("T")
 
 
@@ -18,6 +20,8 @@ def every(n: int, count: Int[Array, ""], new: Callable[[], T], old: T) -> T:
     if n == 1:
         return new()
     due = count % n == 0
+    if validate.concrete(due):
+        return new() if due else old
 
     def some() -> T:
         return jax.tree.map(lambda made, kept: jax.lax.select(due, made, kept), new(), old)

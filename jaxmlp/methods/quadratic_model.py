@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxmlp.curvature import ggn_forms
 from jaxmlp.network import MLP, Params
 from jaxmlp.norms import widen
+from jaxmlp.programs import compiled
 from jaxmlp.trace import Trace
 
 
@@ -29,6 +30,7 @@ class QuadraticModel(NamedTuple):
         return -scale * (jnp.linalg.pinv(scale[:, None] * self.Q * scale[None], hermitian=True) @ (scale * self.b))
 
 
+@compiled("net")
 def model_cost(
     net: MLP,
     params: Params,

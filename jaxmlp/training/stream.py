@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmlp import arrays, validate
+from jaxmlp.doors import article
 from jaxmlp.network import MLP
 from jaxmlp.norms import wide
 from jaxmlp.programs import compiled
@@ -58,17 +59,17 @@ def check(data: Any) -> Stream:
     expected = "expected a tuple (X, Y), or a re-iterable of batches (X, Y)"
     if not isinstance(data, Iterable) and hasattr(data, "__getitem__"):
         raise ValueError(
-            f"data is a {type(data).__name__}, which gives examples one by one; expected batches (X, Y), "
+            f"data is {article(type(data).__name__)}, which gives examples one by one; expected batches (X, Y), "
             "such as a loader: torch.utils.data.DataLoader(data, batch_size=64)"
         )
     if not isinstance(data, Iterable) or hasattr(data, "shape") or isinstance(data, str | bytes | dict):
-        raise ValueError(f"data is a {type(data).__name__}, {expected}")
+        raise ValueError(f"data is {article(type(data).__name__)}, {expected}")
     if isinstance(data, list) and len(data) == 2 and all(hasattr(each, "shape") for each in data):
         raise ValueError(f"data is a list of two arrays, {expected}")
     if isinstance(data, Iterator):
         raise ValueError(
-            f"data is a {type(data).__name__}, which can be read only once; expected an object whose iterator starts "
-            "anew each epoch, such as a list or a loader"
+            f"data is {article(type(data).__name__)}, which can be read only once; expected an object whose iterator "
+            "starts anew each epoch, such as a list or a loader"
         )
     return data
 
@@ -220,7 +221,7 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
     `seen` keeps the forms of examples that were checked in full.
     """
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        kind = f"{len(given)} things" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+        kind = f"{len(given)} things" if isinstance(given, tuple | list) else article(type(given).__name__)
         raise ValueError(f"data: batch {number} is {kind}, expected (X, Y) or (X, Y, weights); arrays go into a tuple")
     X, Y, *weights = (arrays.for_jax(array, f"data: {name} of batch {number}")
                       for name, array in zip(("X", "Y", "weights"), given, strict=False))  # fmt: skip
