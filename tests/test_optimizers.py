@@ -82,6 +82,31 @@ def test_the_update_ratio_is_that_of_the_next_step_of_a_line_search(params):
     np.testing.assert_allclose(now.history["update_ratio"][-1], ratios, rtol=1e-3)
 
 
+def test_an_optimizer_may_descend_what_it_reads_from_the_trace(params):
+    """With dropout's masks, ragged batches and weights; it draws by a key of its own in each step."""
+    w = np.linspace(0.5, 2, 10, dtype=np.float32)
+    settings = {"epochs": 3, "batch_size": 4, "keep": 0.8, "weights": w}
+    masked = []
+
+    def update(grads, state, params=None, *, trace, weights, key, **_):
+        read = jm.mean_gradient(trace, weights)  # a ragged batch descends `sum w g / (b mean(w))`, with another scale
+        cosine = lambda a, b: jnp.vdot(a, b) / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+        apart = jnp.abs(1 - cosine(read[0].W, grads[0].W))
+        masked.append(trace.masks is not None)
+        step, worst, bits = state
+        bits = bits.at[step].set(jax.random.bits(key, (), jnp.uint32))
+        return jax.tree.map(lambda g: -0.1 * g, grads), (step + 1, jnp.maximum(worst, apart), bits)
+
+    init = lambda params: (jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(9, jnp.uint32))
+    reads = optax.GradientTransformationExtraArgs(init, update)
+    got = fit(params, optimizer=reads, **settings)
+    assert tree_error(got.params, fit(params, **settings).params) <= 1e-6  # of plain descent
+    _, worst, bits = got.state.opt_state
+    assert masked[-1] and float(worst) <= 1e-5 and len(np.unique(bits)) == 9
+    stream = fit(params, [examples(10)] * 3, optimizer=reads, keep=0.8, epochs=3)
+    assert len(np.unique(stream.state.opt_state[2])) == 9
+
+
 def test_whole_numbers_stay_whole_where_the_optimizer_needs_them(params):
     """They are compiled in; a rate that happens to be whole is traced as any other."""
     data = examples(16)
