@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp import rules
+from jaxmlp import rules, validate
 from jaxmlp._backward import trace_of
 from jaxmlp.network import MLP, Params
 from jaxmlp.trace import Trace
@@ -144,6 +144,29 @@ def make_objective(net: MLP, params: Params, X: Float[Array, "m i"]) -> Objectiv
     trace = trace_of(net, params, X, Y, None, rules.backprop, None)
     constant = lambda p: 0 * p[0].b.sum() + value
     return Objective(value, constant, lambda p: p, trace, None, jax.random.key(0))
+
+
+class Told(NamedTuple):
+    """What an optimizer of ours hears of a step beside the gradient: see `Objective`."""
+
+    trace: Trace
+    weights: Float[Array, " m"] | None = None
+    key: Any = None
+    value: Any = None
+    value_fn: Any = None
+    grad: Any = None  # the whole gradient, before any transformation
+    plain: bool = False
+
+    @classmethod
+    def read(cls, name: str, net: MLP, params: Any, given: dict[str, Any], needed: tuple[str, ...]) -> "Told":
+        """The extra arguments of `update`; refuses one without `needed`, or with parameters of another network."""
+        if missing := [argument for argument in needed if (given | {"params": params}).get(argument) is None]:
+            raise ValueError(
+                f"{name}'s update is called without {', '.join(missing)}, expected what jaxmlp.fit hands over: "
+                "update(grads, state, params, trace=jaxmlp.backprop(..), key=.., value=.., value_fn=..)"
+            )
+        validate.params(net, params)
+        return cls(**{argument: given[argument] for argument in cls._fields if argument in given})
 
 
 def form(tree: Any) -> Any:

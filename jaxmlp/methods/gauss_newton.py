@@ -20,9 +20,9 @@ from jaxmlp import losses, norms, rules, validate
 from jaxmlp._backward import restart_of
 from jaxmlp._forward import Tape
 from jaxmlp.doors import takes_network
-from jaxmlp.methods.kfac import check_given
 from jaxmlp.methods.quadratic_model import inner
 from jaxmlp.network import MLP, Params
+from jaxmlp.optimizers import Told
 from jaxmlp.readouts import gradient_gram, mean_gradient, per_example_gradients, per_example_norms
 from jaxmlp.starts import hessian_root, is_canonical, pre_activation_rows
 from jaxmlp.trace import Trace, narrow, shares_of, sum_of_products
@@ -74,12 +74,13 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
         dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
         return GaussNewtonState(damping.astype(dtype), jnp.full((), 2, dtype))
 
-    def update(grads, state, params=None, *, trace=None, weights=None, value=None, value_fn=None, **_):
-        check_given("gauss_newton", net, {"params": params, "trace": trace, "value": value, "value_fn": value_fn})
-        solve = _solve_for_outputs if _has_fewer_outputs(net, trace) else _solve_for_weights
-        step = narrow(solve(net, params, trace, weights, grads, state.damping), trace.losses.dtype)
+    def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
+        told = Told.read("gauss_newton", net, params, given, ("params", "trace", "value", "value_fn"))
+        solve = _solve_for_outputs if _has_fewer_outputs(net, told.trace) else _solve_for_weights
+        step = solve(net, params, told.trace, told.weights, grads, state.damping)
+        step = narrow(step, told.trace.losses.dtype)
         modelled = (state.damping * inner(step, step) - inner(grads, step)) / 2  # by the equations that step solves
-        fall = (value - value_fn(optax.apply_updates(params, step))).astype(modelled.dtype)  # pyright: ignore
+        fall = (told.value - told.value_fn(optax.apply_updates(params, step))).astype(modelled.dtype)
         good = (fall > 0) & (modelled > 0)
         ratio = jnp.where(good, fall / jnp.where(good, modelled, 1), 0)
         shrink = jnp.maximum(1 / 3, 1 - (2 * ratio - 1) ** 3)
@@ -89,7 +90,7 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
         growth = jnp.where(good, 2, jnp.minimum(2 * state.growth, 1 / about.eps))
         return jax.tree.map(lambda s: jnp.where(good, s, 0), step), GaussNewtonState(damping, growth)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _has_fewer_outputs(net: MLP, trace: Trace) -> bool:

@@ -8,20 +8,21 @@ al. 2018, "Fast approximate natural gradient descent in a Kronecker-factored eig
 
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from jaxmlp import norms, rules, validate
 from jaxmlp._backward import restart_of
 from jaxmlp.doors import takes_network
 from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform, transform_gradient
 from jaxmlp.methods.periodic import every
-from jaxmlp.methods.quadratic_model import model_cost
+from jaxmlp.methods.quadratic_model import QuadraticModel, model_cost
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.optimizers import Told
 from jaxmlp.readouts import KroneckerFactors, kronecker_factors, mean_gradient, second_moment
 from jaxmlp.starts import hessian_root, output_delta, sample_labels
 from jaxmlp.trace import Trace
@@ -123,50 +124,40 @@ def kfac(
     def init(params: Any) -> KfacState:
         return _start(net, params, damping, eigenbasis)
 
-    def update(grads, state, params=None, *, trace=None, weights=None, key=None, value=None, value_fn=None, grad=None,
-               plain=False, **_):  # fmt: skip
-        needed = {"params": params, "trace": trace}
-        needed |= {"key": key} if curvature == "fisher" else {}
-        needed |= {} if adapt_every is None else {"value": value, "value_fn": value_fn}
-        check_given("kfac", net, needed)
-        average, moments = every(
-            factors_every,
-            state.count,
-            lambda: _learn(state, _restart(net, params, trace, curvature, key), weights, decay),
-            (state.average, state.moments),
-        )
-        maps, moments = every(
-            inverses_every,
-            state.count,
-            lambda: _invert(average, moments, state.damping),
-            (state.maps, moments),
-        )
-        # Another transformation of a chain may have changed the gradient.
-        unchanged = all(map(operator.is_, jax.tree.leaves(grads), jax.tree.leaves(grad)))
-        if plain and unchanged and not eigenbasis and _is_small(net, trace):
-            direction = mean_gradient(transform(trace, maps), weights)
-        else:
-            direction = _precondition(maps, moments, state.damping, grads)
-        direction = tuple(Layer(d.W + weight_decay.astype(d.W.dtype) * p.W, d.b)
-                          for d, p in zip(direction, params, strict=True))  # fmt: skip
+    needed = ("params", "trace", *(["key"] if curvature == "fisher" else []))
+    needed += () if adapt_every is None else ("value", "value_fn")
+
+    def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
+        told = Told.read("kfac", net, params, given, needed)
+        learned = lambda: _learn(state, _restart(net, params, told, curvature), told.weights, decay)
+        average, moments = every(factors_every, state.count, learned, (state.average, state.moments))
+        inverted = lambda: _invert(average, moments, state.damping)
+        maps, moments = every(inverses_every, state.count, inverted, (state.maps, moments))
+        state = state._replace(average=average, maps=maps, moments=moments)
+        direction = _decay_weights(_direct(net, state, grads, told), params, weight_decay)
         model = None
         if learning_rate is None or adapt_every is not None:
-            model = model_cost(net, params, trace, weights, (direction, state.step), grads, state.damping)
-        if learning_rate is None:
-            coefficients = model.minimize()  # pyright: ignore[reportOptionalMemberAccess]
-        else:
-            rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-            coefficients = jnp.stack([-jnp.asarray(rate, state.damping.dtype), momentum.astype(state.damping.dtype)])
+            along = (direction, state.step)
+            model = model_cost(net, params, told.trace, told.weights, along, grads, state.damping)
+        coefficients = _choose(learning_rate, momentum, state, model)
         mix = lambda d, last: (coefficients[0] * d + coefficients[1] * last).astype(last.dtype)
         step = jax.tree.map(mix, direction, state.step)
-        damping = state.damping
-        if adapt_every is not None:
-            moved = lambda: value_fn(optax.apply_updates(params, step)) - value
-            adapted = lambda: _adapt(damping, moved(), model(coefficients), adapt_every)  # pyright: ignore
-            damping = every(adapt_every, state.count + 1, adapted, damping)
-        return step, KfacState(state.count + 1, average, maps, moments, damping, step)
+        if adapt_every is not None and model is not None:
+            change = lambda: told.value_fn(optax.apply_updates(params, step)) - told.value
+            adapted = lambda: _adapt(state.damping, change(), model(coefficients), cast(int, adapt_every))
+            state = state._replace(damping=every(adapt_every, state.count + 1, adapted, state.damping))
+        return step, state._replace(count=state.count + 1, step=step)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _direct(net: MLP, state: KfacState, grads: Params, told: Told) -> Params:
+    """The gradient by the inverse curvature: read from the mapped trace where that is the same, and cheaper."""
+    # A transformation in front of this one may have changed the gradient.
+    whole = told.plain and all(map(operator.is_, jax.tree.leaves(grads), jax.tree.leaves(told.grad)))
+    if whole and told.grad is not None and state.moments is None and _is_small(net, told.trace):
+        return mean_gradient(transform(told.trace, state.maps), told.weights)
+    return _precondition(state.maps, state.moments, state.damping, grads)
 
 
 def _is_small(net: MLP, trace: Trace) -> bool:
@@ -191,11 +182,24 @@ def _start(net: MLP, params: Any, damping: Array, eigenbasis: bool) -> KfacState
     )
 
 
-def _restart(net: MLP, params: Params, trace: Trace, curvature: Curvature, key: PRNGKeyArray | None) -> Trace:
+def _decay_weights(direction: Params, params: Params, weight_decay: Array) -> Params:
+    add = lambda d, p: Layer(d.W + weight_decay.astype(d.W.dtype) * p.W, d.b)
+    return tuple(map(add, direction, params))
+
+
+def _choose(learning_rate: Any, momentum: Array, state: KfacState, model: QuadraticModel | None) -> Float[Array, "2"]:
+    """What the direction and the last update are multiplied by."""
+    if learning_rate is None:
+        return cast(QuadraticModel, model).minimize()
+    rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+    return jnp.stack([-jnp.asarray(rate, state.damping.dtype), momentum.astype(state.damping.dtype)])
+
+
+def _restart(net: MLP, params: Params, told: Told, curvature: Curvature) -> Trace:
     """The trace of the error signals that the curvature is made of, by backpropagation under any rule."""
-    labels = sample_labels(net, trace.output, key) if curvature == "fisher" else trace.labels
+    labels = sample_labels(net, told.trace.output, told.key) if curvature == "fisher" else told.trace.labels
     start = hessian_root if curvature == "gauss_newton" else output_delta
-    return restart_of(net, params, trace, labels, rules.backprop, None, None, start)
+    return restart_of(net, params, told.trace, labels, rules.backprop, None, None, start)
 
 
 # Compiled, since a checkpoint runs an update by itself, outside a compiled epoch.
@@ -233,18 +237,8 @@ def _precondition(maps: Factors, moments: Params | None, damping: Array, grads: 
     return transform_gradient(tuple(KroneckerFactors(A.T, G.T) for A, G in maps), along)
 
 
-def _adapt(damping: Array, change: Array, modelled: Array, every: int) -> Array:
+def _adapt(damping: Array, change: Array, modelled: Array, steps: int) -> Array:
     """The damping after a step that changed the cost by `change`, where the quadratic model said `modelled`."""
     ratio = change.astype(damping.dtype) / jnp.where(modelled == 0, 1, modelled).astype(damping.dtype)
-    factor = jnp.where(ratio > GOOD, SHRINK**every, jnp.where(ratio >= BAD, 1.0, SHRINK**-every))  # NaN is bad, too
+    factor = jnp.where(ratio > GOOD, SHRINK**steps, jnp.where(ratio >= BAD, 1.0, SHRINK**-steps))  # NaN is bad, too
     return damping * factor.astype(damping.dtype)
-
-
-def check_given(name: str, net: MLP, needed: dict[str, Any]) -> None:
-    """Refuses an update without an argument that it needs, or with parameters of another network."""
-    if missing := [argument for argument, given in needed.items() if given is None]:
-        raise ValueError(
-            f"{name}'s update is called without {', '.join(missing)}, expected what jaxmlp.fit hands over: "
-            f"update(grads, state, params, trace=jaxmlp.backprop(..), key=..)"
-        )
-    validate.params(net, needed["params"])
