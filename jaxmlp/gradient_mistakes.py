@@ -12,6 +12,7 @@ from jaxmlp import readouts
 from jaxmlp._backward import backprop, backward, value_and_grad
 from jaxmlp._forward import forward
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.programs import compiled
 
 CLOSE = 1e-3  # a mistake is recognized if its gradient is this near, relative to the norm
 
@@ -175,6 +176,7 @@ def _guess_missing_derivative(problem: Problem, grads, expected, wrong):
     return ()
 
 
+@compiled("net")
 def _omit_output_derivative(net, params, X, Y, weights, masks) -> Params:
     """The gradient with the start `dL/dy_hat`."""
 
@@ -192,18 +194,7 @@ def _guess_updated_layer(problem: Problem, grads, expected, wrong):
     layer = max(wrong.values())  # all layers above it agree
     if layer == net.depth or net.sizes[layer] * X.shape[0] == 1:  # one number is a multiple of any other
         return ()
-    G = jnp.asarray(expected[layer].W)  # the update of W^(l+1)
-    trace = backprop(net, params, X, Y, masks=masks)
-
-    def carry(pre_activation, delta, mask):
-        error = G.T @ delta if mask is None else mask * (G.T @ delta)
-        return net.hidden[layer - 1].pull(pre_activation, error)
-
-    mask = None if masks is None else masks[layer]
-    delta = jax.vmap(carry)(trace.pre_activations[layer - 1], trace.deltas[layer], mask)
-    moved = readouts.mean_gradient(
-        trace._replace(inputs=(trace.inputs[layer - 1],), deltas=(delta,)), weights
-    )[0]  # fmt: skip
+    moved = _carry_down(net, layer, params, X, Y, weights, masks, jnp.asarray(expected[layer].W))
     change, direction = (
         np.concatenate([np.ravel(x.W), np.ravel(x.b)])
         for x in (Layer(*(e - g for e, g in zip(expected[layer - 1], grads[layer - 1], strict=True))), moved)
@@ -213,6 +204,20 @@ def _guess_updated_layer(problem: Problem, grads, expected, wrong):
         return ()
     return (f"a stale layer: delta^{layer} came down through a W^{layer + 1} that had already been updated (with rate "
             f"{eta:.4g}), not the one of the forward pass",)  # fmt: skip
+
+
+@compiled("net", "layer")
+def _carry_down(net, layer, params, X, Y, weights, masks, G) -> Layer:
+    """The gradient of a layer whose `delta^l` came down through G, the update of `W^(l+1)`."""
+    trace = backprop(net, params, X, Y, masks=masks)
+
+    def carry(pre_activation, delta, mask):
+        error = G.T @ delta if mask is None else mask * (G.T @ delta)
+        return net.hidden[layer - 1].pull(pre_activation, error)
+
+    mask = None if masks is None else masks[layer]
+    delta = jax.vmap(carry)(trace.pre_activations[layer - 1], trace.deltas[layer], mask)
+    return readouts.mean_gradient(trace._replace(inputs=(trace.inputs[layer - 1],), deltas=(delta,)), weights)[0]
 
 
 def _locate_by_elimination(net: MLP, wrong: Wrong) -> tuple[str, ...]:

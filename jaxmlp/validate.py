@@ -21,6 +21,7 @@ from jaxmlp.doors import article, check_network
 
 Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
 Preprocess = Callable[[jax.Array], jax.Array]
+FEW = 2**16  # values
 Network = Any  # an MLP: network.py imports this file, so this file does not import it
 array = arrays.to_jax  # `array(given, name)`: a JAX array of real numbers
 
@@ -228,7 +229,7 @@ def targets(net: Network, given: Any, m: int | None, name: str = "Y") -> jax.Arr
         raise ValueError(f"{name} has dtype {Y.dtype}, expected numbers")
     if concrete(Y):
         with jax.ensure_compile_time_eval():  # a concrete array inside a caller's trace is checked now, not traced
-            _target_values(Y, net.loss.targets, k, classes, name)
+            _target_values(_to_check(Y), net.loss.targets, k, classes, name)
     return Y
 
 
@@ -242,7 +243,7 @@ def _target_values(Y: jax.Array, kind: str, k: int, classes: bool, name: str):
         raise ValueError(f"{name} holds values from {float(Y.min()):g} to {float(Y.max()):g}, expected 0 to 1")
     if kind == "distribution":
         sums = Y.reshape(-1, k).astype(float).sum(-1)
-        off = int(jnp.argmax(jnp.abs(sums - 1)))
+        off = int(abs(sums - 1).argmax())
         if abs(float(sums[off]) - 1) > 1e-3:
             raise ValueError(f"{name}: row {off} sums to {float(sums[off]):g}, expected probabilities that sum to 1")
 
@@ -255,7 +256,8 @@ def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights")
     if concrete(w):
         finite(w, name)
         with jax.ensure_compile_time_eval():
-            low, high = float(w.min()), float(w.max())
+            known = _to_check(w)
+            low, high = float(known.min()), float(known.max())
         if low < 0 or high == 0:
             raise ValueError(f"{name} holds values from {low:g} to {high:g}, expected none below 0 and not all 0")
     return w.astype(dtype)
@@ -276,10 +278,17 @@ def finite(values: jax.Array, name: str) -> None:
     if not concrete(values) or not jnp.issubdtype(values.dtype, jnp.floating):
         return
     with jax.ensure_compile_time_eval():
-        fine = bool(jnp.isfinite(values).all())
+        known = _to_check(values)
+        fine = bool((np if isinstance(known, np.ndarray) else jnp).isfinite(known).all())
     if not fine:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(values)))[0])
         raise ValueError(f"{name} holds {np.asarray(values)[where]} at {where}, expected finite numbers")
+
+
+def _to_check(values: Any) -> Any:
+    """Few values as a NumPy array: JAX would compile programs for their shape, which takes longer than the check."""
+    here = getattr(values, "is_fully_addressable", True)  # not on another process's devices
+    return np.asarray(values) if values.size <= FEW and here else values
 
 
 def concrete(values: Any) -> bool:

@@ -89,11 +89,12 @@ def as_rows(tree, lead=1):
 
 def gauss_newton(predict, loss_hessian, params, X, Y, weights):
     """`sum_m w J^T H J / sum_m w` with `J` by jax.jacrev: `predict` and `loss_hessian` at whichever split."""
-    predict, jacobian, loss_hessian = jax.jit(predict), jax.jit(jax.jacrev(predict)), jax.jit(loss_hessian)
+    both = jax.jit(lambda params, x, y: (jax.jacrev(predict)(params, x), loss_hessian(predict(params, x), y)))
     total = 0.0
-    for x, y, w in zip(X, Y, weights, strict=True):
-        J = as_rows(jacobian(params, x), lead=1)
-        total = total + w * J.T @ np.asarray(loss_hessian(predict(params, x), y)) @ J
+    for x, y, w in zip(np.asarray(X), np.asarray(Y), weights, strict=True):
+        jacobian, H = both(params, x, y)
+        J = as_rows(jacobian, lead=1)
+        total = total + w * J.T @ np.asarray(H) @ J
     return total / np.sum(weights)
 
 

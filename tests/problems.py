@@ -146,6 +146,7 @@ def search(space, net=NET, data=None, **settings):
     return jm.search(space, net, examples(20) if data is None else data, **settings)
 
 
+@jax.jit
 def gradient(params, X, Y):
     """The mean gradient of `NET` by autodiff."""
     return jax.grad(lambda p: jm.cost(NET, p, X, Y))(params)

@@ -18,27 +18,37 @@ def double(x64):
     pass
 
 
-def points():
-    return jnp.asarray(np.concatenate([np.linspace(-30, 30, 1201) + 0.013, [-1e4, -100.0, 100.0, 1e4]]))
+POINTS = np.concatenate([np.linspace(-30, 30, 1201) + 0.013, [-1e4, -100.0, 100.0, 1e4]])
+
+
+@jax.jit
+def by_hand(z):
+    """f, f' and f'' of every activation by its name, in one program."""
+    return {f.name: (f.f(z), f.df(z), f.d2f(z)) for f in ELEMENTWISE}
+
+
+@jax.jit
+def by_autodiff(z):
+    """f' and f'' of every activation by its name, in one program."""
+    slope = lambda f: jax.grad(f.f)
+    return {f.name: (jax.vmap(slope(f))(z), jax.vmap(jax.grad(slope(f)))(z)) for f in ELEMENTWISE}
 
 
 @by_name
 def test_derivative_equals_autodiff(f):
-    expected = jax.vmap(jax.grad(f.f))(points())
-    np.testing.assert_allclose(f.df(points()), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(by_hand(POINTS)[f.name][1], by_autodiff(POINTS)[f.name][0], rtol=1e-12, atol=1e-14)
 
 
 @by_name
 def test_second_derivative_equals_autodiff(f):
-    expected = jax.vmap(jax.grad(jax.grad(f.f)))(points())
-    np.testing.assert_allclose(f.d2f(points()), expected, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(by_hand(POINTS)[f.name][2], by_autodiff(POINTS)[f.name][1], rtol=1e-10, atol=1e-13)
 
 
 @by_name
 def test_values_are_those_of_jax_nn(f):
     others = {"identity": lambda z: z, "tanh": jnp.tanh, "step": lambda z: jnp.where(z < 0, 0.0, 1.0), "sign": jnp.sign}
     reference = others.get(f.name) or getattr(jax.nn, f.name)
-    np.testing.assert_array_equal(f.f(points()), reference(points()))
+    np.testing.assert_array_equal(f.f(jnp.asarray(POINTS)), reference(jnp.asarray(POINTS)))
 
 
 @by_name
@@ -47,7 +57,7 @@ def test_never_overflows_and_keeps_the_dtype(f, dtype):
     z = jnp.asarray([-1e30, -1e4, -50, -1, 0, 1, 50, 1e4, 1e30], dtype)
     for values in (f.f(z), f.df(z), f.d2f(z)):
         assert values.dtype == z.dtype
-        assert bool(jnp.isfinite(values).all())
+        assert np.isfinite(values).all()
 
 
 @by_name
@@ -59,21 +69,20 @@ def test_half_precision_is_right_to_its_rounding(f, dtype):
     for got, expected in ((f(z), f(wide)), (f.df(z), f.df(wide)), (f.d2f(z), f.d2f(wide))):
         assert got.dtype == dtype
         expected = np.asarray(expected)
-        apart = np.abs(np.asarray(got.astype(jnp.float64)) - expected)
+        apart = np.abs(np.asarray(got).astype(np.float64) - expected)
         assert (apart <= 8 * float(about.eps) * np.maximum(np.abs(expected), 1)).all()
 
 
 @by_name
 def test_range_holds_every_value(f):
-    values = np.asarray(f.f(points()))
+    values = np.asarray(by_hand(POINTS)[f.name][0])
     assert f.range[0] <= values.min() and values.max() <= f.range[1]
 
 
 @by_name
 def test_kinks_are_where_f_or_a_derivative_jumps(f):
     # f, f' and f'' a hair left and right of 0, the only place where any of these jumps
-    left, right = jnp.asarray(-1e-9), jnp.asarray(1e-9)
-    jumps = any(abs(float(d(left) - d(right))) > 1e-6 for d in (f.f, f.df, f.d2f))
+    jumps = any(abs(left - right) > 1e-6 for left, right in by_hand(np.asarray([-1e-9, 1e-9]))[f.name])
     assert jumps == (0 in f.kinks)
 
 
@@ -108,12 +117,12 @@ def test_softmax_pull_keeps_its_digits_where_a_class_is_almost_certain():
 def test_log_odds_and_their_derivatives(name):
     odds, f = activations.NAMED[name].log_odds, activations.NAMED[name]
     z, error, dz = jnp.asarray([0.3, -1.2, 2.0, 2.0]), jnp.asarray([1.0, -2.0, 0.7, 0.1]), jnp.asarray([0.5, 1, -1, 2])
-    a = f(z)
-    np.testing.assert_allclose(odds.f(z), jnp.log(a / (1 - a)), rtol=1e-13)
-    J = jax.jacobian(odds.f)(z)
+    a = np.asarray(f(z))
+    np.testing.assert_allclose(odds.f(z), np.log(a / (1 - a)), rtol=1e-13)
+    J = np.asarray(jax.jit(jax.jacobian(odds.f))(z))
     np.testing.assert_allclose(odds.jacobian(z), J, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(odds.pull(z, error), J.T @ error, rtol=1e-12)
-    along = jax.jvp(lambda z: odds.pull(z, error), (z,), (dz,))[1]
+    along = jax.jit(lambda z, dz: jax.jvp(lambda z: odds.pull(z, error), (z,), (dz,))[1])(z, dz)
     np.testing.assert_allclose(odds.pull_derivative(z, error, dz), along, rtol=1e-11, atol=1e-15)
 
 

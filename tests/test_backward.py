@@ -83,12 +83,19 @@ def test_softmax_with_the_second_of_four_classes_true():
 def test_the_sum_over_all_paths_is_the_recursions_entry(problem):
     """For one weight of the first layer: the slow way and the reused way."""
     params, X, Y, _, _, _ = problem.make()
-    _, tape = jm.forward(problem.net, params, X[0])
-    delta = jm.output_delta(problem.net, tape, Y[0])
-    df = [np.asarray(f.df(z)) for f, z in zip(problem.net.hidden, tape.pre_activations, strict=False)]
-    reused = np.outer(jm.backward(problem.net, params, tape, delta)[0], X[0])
+    x, y = np.asarray(X)[0], np.asarray(Y)[0]
+
+    @jax.jit
+    def recur(params, x, y):
+        _, tape = jm.forward(problem.net, params, x)
+        delta = jm.output_delta(problem.net, tape, y)
+        df = [f.df(z) for f, z in zip(problem.net.hidden, tape.pre_activations, strict=False)]
+        return df, delta, jm.backward(problem.net, params, tape, delta)[0]
+
+    df, delta, first = jax.tree.map(np.asarray, recur(params, x, y))
+    reused = np.outer(first, x)
     for unit, entry in np.ndindex(reused.shape):
-        slow = oracles.sum_over_paths(params, df, X[0], delta, unit, entry)
+        slow = oracles.sum_over_paths(params, df, x, delta, unit, entry)
         assert slow == pytest.approx(reused[unit, entry], rel=1e-11, abs=1e-16)
 
 
@@ -96,12 +103,15 @@ def test_the_sum_over_all_paths_is_the_recursions_entry(problem):
 def test_deltas_are_the_gradients_of_the_tail(problem):
     params, X, Y, _, _, masks = problem.make()
     trace = jm.backprop(problem.net, params, X, Y, masks=masks)
-    for layer in range(1, problem.net.depth + 1):
-        for i in range(problem.m):
-            mask = None if masks is None else tuple(m[i] for m in masks)
-            z = trace.pre_activations[layer - 1][i]
-            expected = jax.grad(lambda z, l=layer, y=Y[i], k=mask: jm.tail_loss(problem.net, params, l, z, y, k))(z)
-            np.testing.assert_allclose(trace.deltas[layer - 1][i], expected, rtol=1e-11, atol=1e-15)
+
+    @jax.jit
+    def differentiate_tails(zs, Y, masks):
+        tail = lambda layer: lambda z, y, mask: jm.tail_loss(problem.net, params, layer, z, y, mask)
+        return [jax.vmap(jax.grad(tail(layer)))(z, Y, masks) for layer, z in enumerate(zs, start=1)]
+
+    expected = differentiate_tails(trace.pre_activations, Y, masks)
+    for deltas, by_autodiff in zip(trace.deltas, expected, strict=True):
+        np.testing.assert_allclose(deltas, by_autodiff, rtol=1e-11, atol=1e-15)
 
 
 def test_the_recursion_is_linear_in_its_start():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import TABLE, tree_error
 
@@ -34,7 +35,7 @@ def both(transform=lambda f: f):
     params, X, *_ = PROBLEM.make()
     f = jm.as_function(PROBLEM.net)
     gradient = lambda function: jax.grad(lambda p, x: loss(transform(function), p, x), argnums=(0, 1))
-    return gradient(f), gradient(plain), params, X
+    return gradient(f), jax.jit(gradient(plain)), params, np.asarray(X)
 
 
 def test_gradients_in_parameters_and_inputs_equal_the_plain_networks():
@@ -51,18 +52,19 @@ def test_under_jit_and_checkpoint(transform):
 
 def test_under_vmap_over_examples_and_over_parameters():
     ours, theirs, params, X = both()
-    assert tree_error(jax.vmap(ours, (None, 0))(params, X), jax.vmap(theirs, (None, 0))(params, X)) <= 1e-12
-    many = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), params)
-    assert tree_error(jax.vmap(ours, (0, None))(many, X[0]), jax.vmap(theirs, (0, None))(many, X[0])) <= 1e-12
+    many = jax.tree.map(lambda a: np.stack([a, 0.5 * a]), params)
+    for axes, arguments in (((None, 0), (params, X)), ((0, None), (many, X[0]))):
+        got, expected = (jax.jit(jax.vmap(gradient, axes))(*arguments) for gradient in (ours, theirs))
+        assert tree_error(got, expected) <= 1e-12
 
 
 def test_leading_axes_are_a_batch():
     params, X, *_ = PROBLEM.make()
     f = jm.as_function(PROBLEM.net)
-    stacked = jnp.stack([X, 2 * X])
+    stacked = np.stack([X, 2 * X])
     each = jax.vmap(jax.vmap(plain, (None, 0)), (None, 0))
     assert f(params, stacked).shape == (2, 6, 2)
-    grads = [jax.grad(lambda p, x, g=g: jnp.sum(g(p, x) ** 3), (0, 1))(params, stacked) for g in (f, each)]
+    grads = [jax.jit(jax.grad(lambda p, x, g=g: jnp.sum(g(p, x) ** 3), (0, 1)))(params, stacked) for g in (f, each)]
     assert tree_error(*grads) <= 1e-12
 
 
@@ -70,10 +72,10 @@ def test_two_networks_nested():
     inner, outer = jm.MLP((3, 4, 4), hidden="relu"), PROBLEM.net
     p1, (p2, *_) = jm.init(inner, jax.random.key(0)), PROBLEM.make()
     f, g = jm.as_function(inner), jm.as_function(outer)
-    x = jnp.asarray([0.3, -1.0, 0.4])
+    x = np.asarray([0.3, -1.0, 0.4])
     relu = lambda p, x: p[1].W @ jax.nn.relu(p[0].W @ x + p[0].b) + p[1].b
-    ours = jax.grad(lambda a, b, x: g(b, f(a, x)).sum(), (0, 1, 2))(p1, p2, x)
-    theirs = jax.grad(lambda a, b, x: plain(b, relu(a, x)).sum(), (0, 1, 2))(p1, p2, x)
+    ours = jax.jit(jax.grad(lambda a, b, x: g(b, f(a, x)).sum(), (0, 1, 2)))(p1, p2, x)
+    theirs = jax.jit(jax.grad(lambda a, b, x: plain(b, relu(a, x)).sum(), (0, 1, 2)))(p1, p2, x)
     assert tree_error(ours, theirs) <= 1e-12
 
 
@@ -84,7 +86,7 @@ def test_another_rule_gives_its_own_gradient():
     f = jm.as_function(PROBLEM.net, rule=rule)
     cost = lambda p: jnp.mean(jax.vmap(PROBLEM.net.loss.f)(f(p, X, B), Y))
     expected = jm.value_and_grad(PROBLEM.net, params, X, Y, rule=rule, rule_state=B)[1]
-    assert tree_error(jax.grad(cost)(params), expected) <= 1e-11
+    assert tree_error(jax.jit(jax.grad(cost))(params), expected) <= 1e-11
 
 
 def test_a_gradient_in_the_feedback_matrix_is_an_error_not_a_silent_zero():

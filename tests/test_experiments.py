@@ -107,6 +107,7 @@ CASES = {
         (("symmetric", "==", 1), ("broken", ">", 0.01), ("cost, zeros", ">", lambda n: 2 * n["cost, lecun"]),
          ("kept", "<=", 2), ("left", ">=", 1000), ("tanh", ">=", 1 / 200), ("tanh", "<=", 1 / 50)),
         ("initialization",),
+        {"width": 512},
         optimized=True,
     ),
     "saturation": Case(
@@ -208,6 +209,7 @@ CASES = {
         private, "noise costs accuracy and buys privacy",
         (("plain", ">=", 0.85), ("noisiest", "<", lambda n: n["plain"] - 0.02), ("epsilon", "<", 1)),
         ("accuracy",),
+        {"noise_multipliers": (0.0, 4.0), "epochs": 1, "quick": False},
         optimized=True,
     ),
     "alignment": Case(

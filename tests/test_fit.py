@@ -55,14 +55,19 @@ def test_any_optax_optimizer_with_its_schedule_and_state(params):
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 3, 12)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
     got = fit(params, optimizer=optimizer, batch_size=5, epochs=6).params
-    X, Y = map(jnp.asarray, examples())
-    p, state, key = params, optimizer.init(params), jax.random.split(jax.random.key(1))[0]
+    X, Y = examples()
+
+    @jax.jit
+    def step(p, state, X, Y):
+        updates, state = optimizer.update(gradient(p, X, Y), state, p)
+        return optax.apply_updates(p, updates), state
+
+    p, state, key = params, jax.jit(optimizer.init)(params), jax.random.split(jax.random.key(1))[0]
     for _ in range(6):
         key, epoch_key = jax.random.split(key)
-        order = jax.random.permutation(epoch_key, 10)
+        order = np.asarray(jax.random.permutation(epoch_key, 10))
         for i in (order[:5], order[5:]):
-            updates, state = optimizer.update(gradient(p, X[i], Y[i]), state, p)
-            p = optax.apply_updates(p, updates)
+            p, state = step(p, state, X[i], Y[i])
     assert tree_error(got, p) <= 1e-5
 
 

@@ -63,11 +63,16 @@ def test_sam_by_the_plain_gradient_and_by_a_gradient_function(params, opaque):
     J = lambda p: jm.cost(NET, p, X, Y) + L2.cost(p)
     with jax.numpy_dtype_promotion("standard"):  # SAM needs it
         sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=opaque)
-        expected, state = params, sam.init(params)
+        told = {"grad_fn": lambda p, _: jax.grad(J)(p)} if opaque else {}
+
+        @jax.jit
+        def step(p, state):
+            updates, state = sam.update(jax.grad(J)(p), state, p, **told)
+            return optax.apply_updates(p, updates), state
+
+        expected, state = params, jax.jit(sam.init)(params)
         for _ in range(4):
-            told = {"grad_fn": lambda p, _: jax.grad(J)(p)} if opaque else {}
-            updates, state = sam.update(jax.grad(J)(expected), state, expected, **told)
-            expected = optax.apply_updates(expected, updates)
+            expected, state = step(expected, state)
         got = fit(params, (X, Y), optimizer=sam, epochs=4, batch_size=16, penalties=L2)
     assert tree_error(got.params, expected) <= 1e-5
 

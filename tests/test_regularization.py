@@ -38,11 +38,10 @@ def run(params, **options):
 def test_the_whole_cost_equals_autodiff(x64, problem, seed):
     """Dropout, example weights and penalties of a strength for each layer together, float64."""
     net, (params, X, Y, *_) = problem.net, problem.make()
-    keys = jax.random.split(jax.random.key(seed), 4)
-    m, dtype = X.shape[0], params[0].W.dtype
-    masks = jm.dropout_masks(net, keys[0], jax.random.uniform(keys[1], (net.depth,), minval=0.3), m, dtype)
-    weights = jax.random.uniform(keys[2], (m,), dtype) + 0.1
-    strengths = jax.random.uniform(keys[3], (net.depth,), dtype)
+    rng, m, dtype = np.random.default_rng(seed), X.shape[0], params[0].W.dtype
+    draw = jax.jit(lambda key, keep: jm.dropout_masks(net, key, keep, m, dtype))
+    masks = draw(jax.random.key(seed), rng.uniform(0.3, 1, net.depth))
+    weights, strengths = rng.uniform(0.1, 1.1, m), rng.uniform(size=net.depth)
     penalties = (jm.l2(strengths), jm.l1(0.3))
 
     def whole(p):
@@ -50,10 +49,15 @@ def test_the_whole_cost_equals_autodiff(x64, problem, seed):
                       for s, layer in zip(strengths, p, strict=True))  # fmt: skip
         return jm.cost(net, p, X, Y, weights=weights, masks=masks) + penalty
 
-    J, grads = jm.value_and_grad(net, params, X, Y, weights=weights, masks=masks)
-    for penalty in penalties:
-        J, grads = J + penalty.cost(params), penalty.gradient(params, grads)
-    expected_J, expected = jax.value_and_grad(whole)(params)
+    @jax.jit
+    def by_hand(p):
+        J, grads = jm.value_and_grad(net, p, X, Y, weights=weights, masks=masks)
+        for penalty in penalties:
+            J, grads = J + penalty.cost(p), penalty.gradient(p, grads)
+        return J, grads
+
+    J, grads = by_hand(params)
+    expected_J, expected = jax.jit(jax.value_and_grad(whole))(params)
     assert abs(J - expected_J) <= 1e-12 * abs(expected_J)
     assert tree_error(grads, expected) <= 1e-12
 

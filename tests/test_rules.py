@@ -170,16 +170,20 @@ def test_what_is_no_rule_is_refused(call, message):
         call(DEEP.net, params, X, Y)
 
 
+NORMALIZED = rules.normalized()  # one object: another one compiles again
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
 def test_clipped_and_normalized_know_norms_whose_squares_no_dtype_holds(dtype, size):
     factor = size if dtype == "float16" else size**7  # 1e-21 to 2e17 squared
     net = jm.MLP((2, 3, 2), "identity")
-    params = tuple(jm.Layer(jnp.ones(s, dtype), jnp.zeros(s[0], dtype)) for s in net.shapes)
-    X = jnp.zeros((1, 2), dtype)
-    Y = jnp.asarray([[-3 * factor, -4 * factor]]).astype(dtype)
-    for rule, expected in ((rules.clipped(factor), factor), (rules.normalized(), 5 * factor)):
+    dtype = jnp.dtype(dtype)
+    params = tuple(jm.Layer(np.ones(s, dtype), np.zeros(s[0], dtype)) for s in net.shapes)
+    X = np.zeros((1, 2), dtype)
+    Y = np.asarray([[-3 * factor, -4 * factor]]).astype(dtype)
+    for rule, expected in ((rules.clipped(factor), factor), (NORMALIZED, 5 * factor)):
         delta = jm.backprop(net, params, X, Y, rule=rule).deltas[0]
         assert delta.dtype == dtype
-        norm = np.linalg.norm(np.asarray(delta.astype(jnp.float64)))
+        norm = np.linalg.norm(np.asarray(delta).astype(np.float64))
         assert norm == pytest.approx(expected, rel=4 * float(jnp.finfo(dtype).eps))

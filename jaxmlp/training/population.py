@@ -88,6 +88,12 @@ def select_data(data: Data, axes: Data, index: np.ndarray) -> Data:
 
 
 @jax.jit
+def _take(states: TrainState, index: Array | np.ndarray) -> TrainState:
+    """The states of some members, in one program."""
+    return jax.tree.map(lambda array: array[index], states)
+
+
+@jax.jit
 def _best_params(states: TrainState) -> Params:
     def one(state: TrainState) -> Params:
         if state.best is None:
@@ -140,10 +146,9 @@ class Population:
 
     def select(self, index: np.ndarray) -> "Population":
         """The population of these members only."""
-        of = lambda tree: jax.tree.map(lambda array: array[index], tree)
         data = select_data(self.data, self.axes, index)
         rows = [{name: column[:, index] for name, column in part.items()} for part in self.history]
-        return Population(self.plan, self.axes, data, of(self.states), self.shared, rows)
+        return Population(self.plan, self.axes, data, _take(self.states, index), self.shared, rows)
 
     def move_to_host(self) -> "Population":
         """The same with the states in NumPy, so that the device's memory is free for the next population."""
