@@ -20,7 +20,7 @@ from experiments._benchmark.timing import Call, Cell, make_contestants, millisec
 from experiments.datasets import Pictures
 from experiments.output import Output
 
-BATCH_SIZE, STEPS = 512, 40
+BATCH_SIZE, STEPS = 512, 20
 PERIOD = 10  # steps between two updates of the factors, and of their inverses
 DAMPING, RATE, MOMENTUM, DECAY = 0.1, 0.01, 0.9, 0.95
 BASE, KFAC = "SGD", "K-FAC"
