@@ -206,6 +206,14 @@ def test_a_step_by_kfac_stands_beside_sgd_and_beside_the_peers_that_run(out, mon
     assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
 
 
+@pytest.fixture
+def promotion():
+    """The promotion of ranks and dtypes that the peers rely on."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("promotion")
 @pytest.mark.filterwarnings("ignore")  # the peers use what JAX and PyTorch deprecate
 @pytest.mark.parametrize("peer", second_order.PEERS)
 def test_every_kfac_makes_the_same_steps(peer):
