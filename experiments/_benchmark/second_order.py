@@ -35,7 +35,7 @@ def optimizers(net: jm.MLP, quick: bool = False) -> dict[str, optax.GradientTran
     """Ours by name, SGD first; two of them where it is to be quick."""
     kfac = functools.partial(jm.kfac, net, damping=DAMPING, momentum=MOMENTUM, decay=DECAY, factors_every=PERIOD,
                              inverses_every=PERIOD)  # fmt: skip
-    made = {
+    made: dict[str, optax.GradientTransformation] = {
         BASE: optax.sgd(RATE),
         KFAC: kfac(RATE),
         "K-FAC, own rate": kfac(),  # rate and momentum from the quadratic model
