@@ -1,6 +1,6 @@
 """Speed: our epoch beside the same epoch in other libraries and beside the machine's limit.
 
-Sections: epochs, readouts, rules, options of `fit`, populations, start-up and compilation.
+Sections: epochs, readouts, rules, second order, options of `fit`, populations, start-up and compilation.
 
 Task. All contestants of a cell train one ReLU network by plain SGD, from the same weights, on the same pictures, at the
 same batch size. Pictures are float32 from 0 to 1 (`bytes` is ours on uint8). An epoch takes every example once, in a
@@ -15,6 +15,10 @@ Contestants. Ours and `jax.grad` run an epoch as one compiled program, the one o
 accuracy. Equinox and Flax run a jitted step for each batch of a NumPy permutation. PyTorch runs index_select,
 zero_grad, backward and step. scikit-learn runs partial_fit, and NumPy the notes' equations.
 
+Second order. K-FAC and EK-FAC train in the same epoch as SGD, beside kfac-jax, a compiled step for each batch, and
+curvlinops on PyTorch. Damping, rate and momentum are fixed, and all sample labels from the model. Factors and inverses
+are due every 10 steps, and an epoch is a multiple of 10.
+
 Limit. An epoch must do its matrix products and move its bytes. The limit is the longer of two times: the products
 alone in one compiled program, and the bytes at the speed at which this machine copies an array as large as the weights
 (rounded up to a power of 2).
@@ -22,7 +26,8 @@ alone in one compiled program, and the bytes at the speed at which this machine 
 Expect every peer to take more than 1.00 times our time. `jax.grad` takes 1.00 times, at least 0.97: two timings of one
 program differ by 2%. PyTorch takes more than 2 times up to batch 128, scikit-learn more than 2.5. From batch 128 on
 ours takes at most 1.3 times the limit, 1.15 where a layer has 1024 units or more. A table lists the cells that miss an
-expectation, with the ratio that a program at the limit would have.
+expectation, with the ratio that a program at the limit would have. A step of K-FAC takes at most 3 times a step of SGD,
+and kfac-jax more than 2 times a step of K-FAC.
 
 The extra `benchmark` brings the peers; the tables name a peer that is missing. The machine must be idle: a contestant
 whose threads wait for each other, such as PyTorch, loses most when another process uses a core. One cell:
@@ -38,13 +43,23 @@ from dataclasses import dataclass
 from functools import partial
 
 from experiments import datasets
-from experiments._benchmark import epochs, expected, options, populations, readouts, record, rules, startup
+from experiments._benchmark import (
+    epochs,
+    expected,
+    options,
+    populations,
+    readouts,
+    record,
+    rules,
+    second_order,
+    startup,
+)
 from experiments._benchmark.problem import widths
 from experiments._benchmark.timing import Cell
 from experiments.datasets import Pictures
 from experiments.output import Output
 
-SECTIONS = ("epochs", "readouts", "rules", "options", "populations", "startup", "compilation")
+SECTIONS = ("epochs", "readouts", "rules", "second_order", "options", "populations", "startup", "compilation")
 OF_TRACES = ("784-64-10", "784-1024-1024-10")  # networks whose readouts, rules and options are measured
 SHOWN = 20  # the most changes in the table of a comparison without losses
 
@@ -53,6 +68,8 @@ SHOWN = 20  # the most changes in the table of a comparison without losses
 class Settings:
     # networks of the section epochs; readouts, rules and options take 784-64-10 and 784-1024-1024-10 from among them
     networks: tuple[str, ...] = ("784-64-10", "784-800-10", "784-1024-1024-10", "784-2048-2048-2048-10")
+    # networks of the section second_order; curvlinops' benchmark takes 784-1024-512-256-128-64-10
+    second_order_networks: tuple[str, ...] = (second_order.NETWORK,)
     batch_sizes: tuple[int, ...] = (1, 10, 32, 128, 512, 4096)  # batch sizes of the section epochs
     peers: tuple[str, ...] = tuple(epochs.PEERS)  # peers of the section epochs
     sections: tuple[str, ...] = SECTIONS  # sections to run
@@ -60,7 +77,7 @@ class Settings:
     learning_rate: float = 0.01  # rate of SGD in the section epochs
     compare: tuple[str, ...] = ()  # an older benchmark.json to compare this run with; or an older and a newer one
     tolerance: float = 1.10  # a comparison fails where our ratio to a peer has grown by more than this factor
-    quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options
+    quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options, no EK-FAC
 
     def resolve(self) -> "Settings":
         """The settings with the changes of `quick`; ValueError for unknown names and for values out of range."""
@@ -74,12 +91,13 @@ class Settings:
         if len(self.compare) > 2 or not 0 < self.tolerance < math.inf:
             raise ValueError(f"compare and tolerance are {self.compare} and {self.tolerance}, expected at most two "
                              "files, and a tolerance above 0")  # fmt: skip
-        for network in self.networks:
+        for network in (*self.networks, *self.second_order_networks):
             widths(network)
         if not self.quick:
             return self
         return dataclasses.replace(
             self, networks=("784-64-10", "784-800-10"), batch_sizes=(32, 512), rounds=3,
+            second_order_networks=(second_order.SMALL,),
             peers=tuple(peer for peer in self.peers if peer != "torch.compile"),
             sections=tuple(section for section in self.sections if section not in ("rules", "options")),
         )  # fmt: skip
@@ -127,6 +145,7 @@ def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
                           chosen.learning_rate, out),
         "readouts": partial(readouts.section, *of_traces),
         "rules": partial(rules.section, *of_traces),
+        "second_order": partial(second_order.section, pictures, chosen.second_order_networks, *rest[1:]),
         "options": partial(options.section, *of_traces),
         "populations": partial(populations.section, *rest),
         "startup": partial(startup.section, *rest),

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, datasets, xor
-from experiments._benchmark import epochs, expected, limit, ours, populations, problem, record, startup, timing
+from experiments._benchmark import (
+    epochs,
+    expected,
+    limit,
+    ours,
+    populations,
+    problem,
+    record,
+    second_order,
+    startup,
+    timing,
+)
 
 PICTURES = datasets.load("mnist")
 SIZES = (784, 8, 10)
@@ -172,6 +183,59 @@ def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
     assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
 
 
+def test_a_step_by_kfac_stands_beside_sgd_and_beside_the_peers_that_run(out, monkeypatch):
+    """One peer is missing; the other is NumPy's SGD in its place. The record can be compared."""
+    monkeypatch.setattr(record, "MEMORY", 1 << 20)
+    monkeypatch.setitem(second_order.PEERS, "kfac-jax", ("nowhere", "kfac_jax"))
+    monkeypatch.setitem(second_order.PEERS, "curvlinops", ("plain_peers", "NumPy"))
+    chosen = benchmark.Settings(sections=("second_order",), quick=True)
+    to = out("benchmark", chosen)
+    assert benchmark.run(chosen, to) == {}
+    path = to.folder / "benchmark.json"
+    (cell,) = json.loads(path.read_text())["cells"]
+    assert (cell["section"], cell["cell"], cell["steps"]) == ("second_order", "784-64-10, batch 512", 10)
+    assert {name: each["own"] for name, each in cell["contestants"].items()} == {
+        "SGD": True, "K-FAC": True, "curvlinops": False}  # fmt: skip
+    assert cell["contestants"]["K-FAC"]["ratio"] > cell["contestants"]["SGD"]["ratio"] == 1.0
+    table = (to.folder / "report.txt").read_text().partition("second order: a step at")[2]
+    lines = [line for line in table.splitlines() if line.startswith(("SGD", "K-FAC", "kfac-jax", "curvlinops"))]
+    assert [line.split("  ")[0] for line in lines] == [
+        "SGD", "K-FAC", "curvlinops",
+        "kfac-jax: experiments._benchmark.nowhere is not installed: the extra benchmark brings it"]  # fmt: skip
+    again = benchmark.Settings(compare=(str(path), str(path)))
+    assert benchmark.run(again, out("benchmark", again)) == {"worst_change": 1.0}
+
+
+@pytest.fixture
+def promotion():
+    """The promotion of ranks and dtypes that the peers rely on."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("promotion")
+@pytest.mark.filterwarnings("ignore")  # the peers use what JAX and PyTorch deprecate
+@pytest.mark.parametrize("peer", second_order.PEERS)
+def test_every_kfac_makes_the_same_steps(peer):
+    """Up to the batches and to the labels that they draw: ten steps as long, in nearly the same direction."""
+    given = problem.make_problem((784, 16, 10), second_order.BATCH_SIZE, PICTURES, second_order.RATE, steps=10)
+    own = second_order.optimizers(given.net, quick=True)
+    makers = second_order.contestants(given, own)
+    try:
+        theirs = makers[peer]()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
+    epochs = [theirs, makers["K-FAC"]()]
+    start = flat(given.weights)
+    for _ in range(2):
+        for epoch in epochs:
+            epoch()
+        moved = [flat(epoch.weights()) - start for epoch in epochs]
+        lengths = [np.linalg.norm(each) for each in moved]
+        assert lengths[0] == pytest.approx(lengths[1], rel=0.05)
+        assert moved[0] @ moved[1] >= 0.85 * lengths[0] * lengths[1]
+
+
 def timed(network, batch_size, over_limit, **ratios):
     """A cell in which ours takes 1 s and each peer as many as are given."""
     seconds = {name: np.full(3, ratio) for name, ratio in {"ours": 1.0, **ratios}.items()}
@@ -262,6 +326,7 @@ def test_a_ratio_that_no_clock_measured_is_named_with_its_cell(tmp_path, out, ra
     ({"sections": ("epoch",)}, "sections has 'epoch', expected some of epochs, readouts"),
     ({"networks": ("784-x-10",)}, "networks has '784-x-10', expected widths such as 784-64-10"),
     ({"networks": ("784-64-1",)}, "networks has '784-64-1', expected 784 inputs and 10 outputs"),
+    ({"second_order_networks": ("784",)}, "networks has '784', expected widths such as 784-64-10"),
     ({"batch_sizes": (0,)}, r"rounds and batch_sizes are 9 and \(0,\), expected at least 1 round"),
     ({"compare": ("a", "b", "c")}, "compare and tolerance are .*, expected at most two files"),
 ])  # fmt: skip

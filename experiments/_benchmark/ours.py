@@ -54,8 +54,10 @@ class Epoch:
         gradient: Callable = step.by_hand,
         as_bytes: bool = False,
         rule: rules.Rule = rules.backprop,
+        optimizer: optax.GradientTransformation | None = None,
     ) -> None:
-        plan = training.Plan(problem.net, optax.sgd(problem.rate), problem.batch_size, problem.steps,
+        optimizer = optax.sgd(problem.rate) if optimizer is None else optimizer
+        plan = training.Plan(problem.net, optimizer, problem.batch_size, problem.steps,
                              preprocess=scale_pixels if as_bytes else None, rule=rule, accuracy=True)  # fmt: skip
         X, pixels, Y = problem.on_device
         self.data = training.Data(pixels if as_bytes else X, Y)

@@ -13,7 +13,7 @@ from experiments._benchmark.limit import MEMORY, measure_copy_speed
 from experiments._benchmark.timing import Cell, cores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "equinox", "flax", "torch", "scikit-learn", "backpack-for-pytorch",
-            "opacus")  # fmt: skip
+            "opacus", "kfac-jax", "curvlinops-for-pytorch")  # fmt: skip
 
 
 def processor() -> str:
