@@ -43,6 +43,7 @@ from jaxmlp.maps import transform as transform
 from jaxmlp.methods.gauss_newton import gauss_newton as gauss_newton
 from jaxmlp.methods.influence import influence as influence
 from jaxmlp.methods.kfac import kfac as kfac
+from jaxmlp.methods.laplace import laplace as laplace
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer
 from jaxmlp.network import init as init

@@ -76,7 +76,7 @@ def prepare(
         if how.terms is None:
             return Sides(U, transform(queries, U), divide)
         return Sides(U, transform(queries, U), terms=tuple(_expand(d, s, how.terms) for d, s in zip(divide, moments)))  # noqa: B905
-    maps = None if how.method == "exact" else _draw_projections(net, how, params[0].W.dtype)
+    maps = None if how.method == "exact" else draw_projections(net, how, params[0].W.dtype)
     H = mean_dense(net, params, examples, maps, preprocess, start, chunk)
     return Sides(maps, _solve(H, queries if maps is None else transform(queries, maps), how.damping))
 
@@ -115,7 +115,7 @@ def _expand(divide: Float[Array, "o i"], moments: Float[Array, "o i"], terms: in
     return (u[:, :terms] * values[None, :terms]).T / rows[None], v[:terms] / columns[None]
 
 
-def _draw_projections(net: MLP, how: How, dtype: Any) -> Factors:
+def draw_projections(net: MLP, how: How, dtype: Any) -> Factors:
     """Normal matrices with `E[M^T M] = I`, `(size, i+1)` and `(size, o)`; the identity where that is no less."""
 
     def draw(key: PRNGKeyArray, n: int) -> Array:
