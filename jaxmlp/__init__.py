@@ -50,6 +50,7 @@ from jaxmlp.network import init as init
 from jaxmlp.penalties import l1 as l1
 from jaxmlp.penalties import l2 as l2
 from jaxmlp.penalties import max_norm as max_norm
+from jaxmlp.penalties import quadratic_penalty as quadratic_penalty
 from jaxmlp.readouts import KroneckerFactors as KroneckerFactors
 from jaxmlp.readouts import Trace as Trace
 from jaxmlp.readouts import delta_norms as delta_norms
