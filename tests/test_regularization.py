@@ -130,7 +130,7 @@ def test_what_a_quadratic_penalty_refuses(params):
         (lambda: jm.quadratic_penalty(params, -1.0), "precision is -1.0, expected a finite number of at least 0"),
         (lambda: jm.quadratic_penalty(params, None), "precision is None, expected a finite number of at least 0"),
         (lambda: jm.quadratic_penalty(params, params[:2]), "precision has another structure than params"),
-        (lambda: jm.quadratic_penalty(params, jax.tree.map(lambda p: -jnp.ones_like(p), params)), "expected finite num"),
+        (lambda: jm.quadratic_penalty(params, jax.tree.map(lambda p: -1 - p**2, params)), "expected finite num"),
         (lambda: jm.quadratic_penalty(params, 1.0, -1.0), "strength is -1.0, expected numbers of at least 0"),
         (lambda: run(params, penalties=jm.quadratic_penalty(params[:2], 1.0)),
          "quadratic: params is 2 layers, expected a tuple of 3 layers"),

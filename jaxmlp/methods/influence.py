@@ -36,14 +36,12 @@ from jaxmlp.validate import Examples, Given, Preprocess
 METHODS = ("tracin", "kfac", "ekfac", "projected", "exact")
 ENTRIES = 2**26  # of the largest array that scores are made of
 
-Pairs = tuple[Num[Given, "m ..."], Shaped[Given, "m ..."]]
-
 
 def influence(
     net: MLP,
     params: Params | Sequence[Params],
-    train: Pairs,
-    test: Pairs,
+    train: tuple[Num[Given, "m ..."], Shaped[Given, "m ..."]],
+    test: tuple[Num[Given, "n ..."], Shaped[Given, "n ..."]],
     method: Method = "ekfac",
     *,
     damping: float | None = None,
@@ -51,7 +49,7 @@ def influence(
     key: PRNGKeyArray | None = None,
     size: int | None = None,
     terms: int | None = None,
-    rates: Sequence[float] | None = None,
+    rates: Sequence[float] | Num[Given, " t"] | None = None,
     weights: Float[Given, " m"] | None = None,
     preprocess: Preprocess | None = None,
     chunk_size: int = 1024,

@@ -87,8 +87,8 @@ def leave_trace(net, params, X, Y, preprocess):
 
 
 def _damping(given: Array | None, mean: Float[Array, ""]) -> Float[Array, ""]:
-    """The damping of a layer whose curvature has this mean along its diagonal."""
-    return SHARE * mean if given is None else given.astype(mean.dtype)
+    """The damping of a layer whose curvature has this mean along its diagonal; of a layer without any, 1."""
+    return jnp.where(mean > 0, SHARE * mean, 1) if given is None else given.astype(mean.dtype)
 
 
 _find_eigenvectors = jax.jit(factor_eigenvectors)
