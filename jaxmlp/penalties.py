@@ -92,12 +92,12 @@ class QuadraticPenalty(Penalty):
 
     def cost(self, params: Params) -> Float[Array, ""]:
         """The term it adds to the cost."""
-        each = jax.tree.map(self.kind.value, *self._differences(params))
+        each = jax.tree.map(self.kind.value, *self._differences(params))  # pyright: ignore[reportArgumentType]
         return sum(jax.tree.leaves(each), norms.widen(jnp.zeros((), params[0].W.dtype))).astype(params[0].W.dtype)
 
     def gradient(self, params: Params, grads: Params) -> Params:
         """`grads` plus the gradient of `cost`."""
-        own = jax.tree.map(self.kind.gradient, *self._differences(params))
+        own = jax.tree.map(self.kind.gradient, *self._differences(params))  # pyright: ignore[reportArgumentType]
         return jax.tree.map(lambda g, more: (norms.widen(g) + more).astype(g.dtype), grads, own)
 
     def check(self, net: MLP) -> None:

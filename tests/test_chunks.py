@@ -47,7 +47,7 @@ def test_chunks_take_another_start():
 
 
 def test_a_function_of_each_entry_is_mapped_in_chunks():
-    batch = {"a": jnp.arange(14.0).reshape(7, 2), "b": jnp.arange(7)}
+    batch = {"a": jnp.arange(14.0).reshape(7, 2), "b": jnp.arange(7.0)}
     function = lambda chunk: chunk["a"].sum(1) + chunk["b"]
     for size in (1, 3, 7, 10):
         got = jax.jit(lambda batch, size=size: map_chunks(function, batch, size))(batch)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
@@ -15,10 +16,11 @@ from jaxmlp.chunks import mean_of_chunks
 from jaxmlp.maps import Factors, transform
 from jaxmlp.methods.kfac import Curvature
 from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.norms import widen
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import kronecker_factors, per_example_gradients, second_moment
 from jaxmlp.starts import Start, hessian_root, output_delta, sample_labels
-from jaxmlp.trace import Trace, shares_of
+from jaxmlp.trace import Trace, shares_of, with_constant
 from jaxmlp.validate import Examples, Preprocess
 
 MOST = 20_000  # directions of a dense matrix: 1.6 GB in float32
@@ -60,7 +62,7 @@ def mean_squares(
     return mean_of_chunks(readout, net, params, examples, size, preprocess, start=start)
 
 
-@compiled("net", "preprocess", "start", "size", "layers")
+@compiled("net", "preprocess", "start", "size")
 def mean_dense(
     net: MLP,
     params: Params,
@@ -69,23 +71,41 @@ def mean_dense(
     preprocess: Preprocess | None,
     start: Start,
     size: int,
-    layers: int | None = None,
 ) -> Float[Array, "n n"]:
-    """The whole matrix, over the entries of `flatten_gradients`; of the last `layers` alone where they are given."""
+    """The whole matrix, over the entries of `flatten_gradients`."""
 
     def readout(trace: Trace, weights: Any = None) -> Array:
         share = shares_of(trace, weights)
-        rows = flatten_gradients(trace if maps is None else transform(trace, maps), layers)
+        rows = flatten_gradients(trace if maps is None else transform(trace, maps))
         rows = rows.reshape(len(share), -1, rows.shape[-1]).astype(share.dtype)
         return jnp.einsum("m,mcn,mcp->np", share, rows, rows)
 
     return mean_of_chunks(readout, net, params, examples, size, preprocess, start=start)
 
 
-def flatten_gradients(trace: Trace, layers: int | None = None) -> Float[Array, "m *c n"]:
-    """Each example's gradient as one row: W by rows and then b, layer after layer; of the last `layers` or all."""
-    first = 0 if layers is None else len(trace.deltas) - layers
-    each = jax.tree.leaves(per_example_gradients(trace)[first:])
+@compiled("net", "preprocess", "start", "size")
+def mean_last_block(
+    net: MLP, params: Params, examples: Examples, preprocess: Preprocess | None, start: Start, size: int
+) -> Float[Array, "n n"]:
+    """The last layer's block over W by rows and then b, `mean (delta delta^T) (x) (a~ a~^T)`; no row is formed."""
+    o, i = net.shapes[-1]
+    place = np.arange(o * (i + 1)).reshape(o, i + 1)
+    order = np.concatenate([place[:, :-1].ravel(), place[:, -1]])
+
+    def readout(trace: Trace, weights: Any = None) -> Array:
+        delta, a = widen(trace.deltas[-1]), with_constant(trace, net.depth - 1)
+        delta = delta if delta.ndim == 3 else delta[:, None]
+        of_outputs = jnp.einsum("m,mco,mcp->omp", shares_of(trace, weights), delta, delta)
+        of_one = lambda scale: jnp.einsum("mpi,mj->ipj", scale[:, :, None] * a[:, None, :], a)
+        block = jax.lax.map(of_one, of_outputs).reshape(len(order), len(order))
+        return block[order][:, order]
+
+    return mean_of_chunks(readout, net, params, examples, size, preprocess, start=start)
+
+
+def flatten_gradients(trace: Trace) -> Float[Array, "m *c n"]:
+    """Each example's gradient as one row: W by rows and then b, layer after layer."""
+    each = jax.tree.leaves(per_example_gradients(trace))
     lead = trace.deltas[-1].shape[:-1]
     return jnp.concatenate([leaf.reshape(*lead, -1) for leaf in each], axis=-1)
 

@@ -102,10 +102,10 @@ def influence(
     dtype = _find_dtype(net, members)
     training = _read_examples(net, dtype, train, "train", preprocess, weights)
     tests = _read_examples(net, dtype, test, "test", preprocess)
-    how = _read_method(net, How(method, damping, curvature, key, size, terms))
+    how = _read_method(net, How(method, damping, curvature, key, size, terms))  # pyright: ignore[reportArgumentType]
     factors = _read_rates(rates, method, len(members))
     m, chunk_size = len(training.X), validate.whole(chunk_size, "chunk_size")
-    share = np.full(m, 1 / m) if weights is None else np.asarray(shares(training.weights), np.float64)
+    share = np.full(m, 1 / m) if training.weights is None else np.asarray(shares(training.weights), np.float64)
     lead = (net.depth,) if by_layer else ()
     scores = np.zeros((*lead, m, len(tests.X)), widen(jnp.zeros((), dtype)).dtype)
     chunk = min(chunk_size, m)
@@ -134,13 +134,12 @@ def _score(net, params, X, Y, sides, preprocess, by_layer):
         each = jnp.stack([layer.T for layer in _score_layers(trace, queries, sides)], axis=1)
         return each if by_layer else each.sum(1)
 
-    m, widths = (
-        X.shape[0],
-        [(delta.shape[1], a.shape[1] + 1) for delta, a in zip(trace.deltas, trace.inputs, strict=True)],
-    )
-    products = isinstance(sides.queries, Trace) and sides.divide is None
-    largest = m if products else max(o * i + m * min(o, i) for o, i in widths)
-    return jnp.moveaxis(map_chunks(scores_of, sides.queries, max(1, ENTRIES // largest)), 0, -1)
+    m, widths = len(X), zip(trace.deltas, trace.inputs, strict=True)
+    if (sides.divide is None and isinstance(sides.queries, Trace)) or sides.terms is not None:
+        entries = m  # of the largest array, for each query
+    else:
+        entries = max(o * (i + 1) + m * min(o, i + 1) for o, i in ((d.shape[1], a.shape[1]) for d, a in widths))
+    return jnp.moveaxis(map_chunks(scores_of, sides.queries, max(1, ENTRIES // entries)), 0, -1)
 
 
 def _score_layers(trace: Trace, queries: Any, sides: Sides) -> list[Float[Array, "m n"]]:
@@ -152,7 +151,7 @@ def _score_layers(trace: Trace, queries: Any, sides: Sides) -> list[Float[Array,
     if sides.terms is not None:
         return [_sum_products(trace, queries, l, *both) for l, both in enumerate(sides.terms)]
     made = []
-    for l, divisor in enumerate(sides.divide):
+    for l, divisor in enumerate(sides.divide or ()):
         delta, a = widen(queries.deltas[l]), with_constant(queries, l)
         made.append(_contract(trace, l, delta[:, :, None] * a[:, None, :] / divisor[None]))
     return made
@@ -182,16 +181,15 @@ def _sum_products(
 
 def _read_members(net: MLP, given: Any) -> list[Params]:
     """The parameters of each network."""
-    several = isinstance(given, list | tuple) and len(given) and not hasattr(given[0], "W")
-    members = [member for one in (given if several else [given]) for member in _unstack(net, one)]
-    return members
-
-
-def _unstack(net: MLP, given: Any) -> list[Params]:
-    """The parameters along the first axis of their arrays, where they have one more than a network's."""
     check_network(net)
-    stacked = isinstance(given, list | tuple) and len(given) and np.ndim(getattr(given[0], "W", None)) == 3
-    if not stacked:
+    several = isinstance(given, list | tuple) and len(given) and not hasattr(given[0], "W")
+    return [member for one in (given if several else [given]) for member in _unstack(one)]
+
+
+def _unstack(given: Any) -> list[Any]:
+    """The parameters along the first axis of their arrays, where they have one more than a network's."""
+    first = given[0] if isinstance(given, list | tuple) and len(given) else None
+    if np.ndim(getattr(first, "W", 0)) != 3:
         return [given]
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(given)}
     if len(lengths) > 1 or lengths == {(0,)}:

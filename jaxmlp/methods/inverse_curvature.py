@@ -124,6 +124,7 @@ def draw_projections(net: MLP, how: How, dtype: Any) -> Factors:
             return jnp.eye(n, dtype=dtype)
         return jax.random.normal(key, (how.size, n), dtype) * how.size**-0.5
 
+    assert how.key is not None
     keys = [jax.random.split(key) for key in jax.random.split(how.key, net.depth)]
     return tuple(KroneckerFactors(draw(k[0], i + 1), draw(k[1], o)) for k, (o, i) in zip(keys, net.shapes, strict=True))
 

@@ -16,7 +16,14 @@ from jaxmlp._backward import trace_of
 from jaxmlp._forward import network_inputs
 from jaxmlp.chunks import map_chunks
 from jaxmlp.maps import Factors, transform
-from jaxmlp.methods.curvature_blocks import flatten_gradients, mean_dense, mean_factors, mean_squares, split
+from jaxmlp.methods.curvature_blocks import (
+    flatten_gradients,
+    mean_dense,
+    mean_factors,
+    mean_last_block,
+    mean_squares,
+    split,
+)
 from jaxmlp.norms import widen
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import KroneckerFactors
@@ -34,8 +41,11 @@ def find_curvature(net, params, examples, structure, preprocess) -> tuple[Any, t
         return None, mean_squares(net, params, examples, None, preprocess, hessian_root, CHUNK)
     if structure == "kronecker":
         return _decompose(mean_factors(net, params, examples, preprocess, hessian_root, CHUNK))
-    layers = 1 if structure == "last_layer" else None
-    values, columns = jnp.linalg.eigh(mean_dense(net, params, examples, None, preprocess, hessian_root, CHUNK, layers))
+    if structure == "last_layer":
+        G = mean_last_block(net, params, examples, preprocess, hessian_root, CHUNK)
+    else:
+        G = mean_dense(net, params, examples, None, preprocess, hessian_root, CHUNK)
+    values, columns = jnp.linalg.eigh(G)
     return columns.T, (values,)
 
 
@@ -68,7 +78,9 @@ def linearize(net, structure, preprocess, start, params, vectors, eigenvalues, X
 
 def _covariance(structure: Structure, trace: Trace, vectors: Any, eigenvalues: Any) -> Float[Array, "m k k"]:
     if structure in ("full", "last_layer"):
-        J = widen(flatten_gradients(trace, 1 if structure == "last_layer" else None)) @ vectors.T
+        if structure == "last_layer":
+            trace = trace._replace(inputs=trace.inputs[-1:], deltas=trace.deltas[-1:])
+        J = widen(flatten_gradients(trace)) @ vectors.T
         return jnp.einsum("mcp,p,mkp->mck", J, 1 / eigenvalues[0], J)
     trace = trace if vectors is None else transform(trace, vectors)
     parts = []
