@@ -210,6 +210,16 @@ def test_pictures_are_preprocessed_and_float32_stays():
     np.testing.assert_allclose(got, plain, rtol=1e-4)
 
 
+def test_narrow_parameters_have_scores_of_float32(key):
+    X, Y = examples()
+    params = jm.init(NET, key, dtype=jnp.float32)
+    half, X_half = (jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree) for tree in (params, jnp.asarray(X)))
+    for method in ("kfac", "ekfac", "exact"):
+        got = jm.influence(NET, half, (X_half, Y), (X_half[:2], Y[:2]), method, progress=False)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, influence(NET, params, (X, Y), (X[:2], Y[:2]), method), rtol=0.1, atol=0.02)
+
+
 def test_chunks_are_reported(key, capsys):
     X, Y = examples()
     params = jm.init(NET, key, dtype=jnp.float32)

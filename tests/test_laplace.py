@@ -176,6 +176,10 @@ def test_chunks_and_pictures(key, monkeypatch):
     plain = jm.laplace(NET, params, floats, Y)
     assert got.precision[0].values.dtype == jnp.float32 and tree_error(got.curvature, plain.curvature) <= 1e-5
     np.testing.assert_allclose(got.predict(X), plain.predict(floats), rtol=1e-4)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    narrow = jm.laplace(NET, half, floats.astype(jnp.bfloat16), Y)
+    np.testing.assert_allclose(narrow.predict(floats.astype(jnp.bfloat16)), plain.predict(floats), atol=0.02)
+    assert narrow.sample(key, 2)[0].W.dtype == jnp.bfloat16
     assert repr(got).startswith("Laplace(kronecker, prior_precision=1, noise_variance=1, log_evidence=-")
 
 

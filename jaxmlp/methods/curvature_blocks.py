@@ -1,6 +1,7 @@
 """The mean curvature of a data set's loss, in chunks: Kronecker factors, squares along given directions, dense.
 
-Each is a readout of the traces of one start. The start and the labels decide which curvature it is.
+Each is a readout of the traces of one start. The start and the labels decide which curvature it is. All
+are in at least float32.
 """
 
 from typing import Any
@@ -41,7 +42,11 @@ def mean_factors(
     net: MLP, params: Params, examples: Examples, preprocess: Preprocess | None, start: Start, size: int
 ) -> Factors:
     """The Kronecker factors of each layer."""
-    return mean_of_chunks(kronecker_factors, net, params, examples, size, preprocess, start=start)
+
+    def readout(trace: Trace, weights: Any = None) -> Factors:
+        return kronecker_factors(jax.tree.map(widen, trace), weights)
+
+    return mean_of_chunks(readout, net, params, examples, size, preprocess, start=start)
 
 
 @compiled("net", "preprocess", "start", "size")
@@ -57,6 +62,7 @@ def mean_squares(
     """The second moment of each layer's gradient `[W b]`, along the directions of `maps`."""
 
     def readout(trace: Trace, weights: Any = None) -> tuple[Array, ...]:
+        trace = jax.tree.map(widen, trace)
         return tuple(map(join, second_moment(trace if maps is None else transform(trace, maps), weights)))
 
     return mean_of_chunks(readout, net, params, examples, size, preprocess, start=start)
@@ -75,7 +81,7 @@ def mean_dense(
     """The whole matrix, over the entries of `flatten_gradients`."""
 
     def readout(trace: Trace, weights: Any = None) -> Array:
-        share = shares_of(trace, weights)
+        trace, share = jax.tree.map(widen, trace), shares_of(trace, weights)
         rows = flatten_gradients(trace if maps is None else transform(trace, maps))
         rows = rows.reshape(len(share), -1, rows.shape[-1]).astype(share.dtype)
         return jnp.einsum("m,mcn,mcp->np", share, rows, rows)

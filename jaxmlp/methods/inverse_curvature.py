@@ -83,7 +83,9 @@ def prepare(
 
 @compiled("net", "preprocess")
 def leave_trace(net, params, X, Y, preprocess):
-    return trace_of(net, params, network_inputs(X, preprocess, params[0].W.dtype), Y, None, rules.backprop, None)
+    """The trace of the loss's own start, in at least float32."""
+    X = network_inputs(X, preprocess, params[0].W.dtype)
+    return jax.tree.map(widen, trace_of(net, params, X, Y, None, rules.backprop, None))
 
 
 def _damping(given: Array | None, mean: Float[Array, ""]) -> Float[Array, ""]:

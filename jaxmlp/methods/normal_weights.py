@@ -69,7 +69,7 @@ def linearize(net, structure, preprocess, start, params, vectors, eigenvalues, X
     def chunk(X):
         X = network_inputs(X, preprocess, params[0].W.dtype)
         Y = jnp.zeros((X.shape[0], net.sizes[-1]), X.dtype)  # enters no derivative of the outputs
-        trace = trace_of(net, params, X, Y, None, backprop, None, None, start)
+        trace = jax.tree.map(widen, trace_of(net, params, X, Y, None, backprop, None, None, start))
         f = trace.output if start is unit_rows else trace.pre_activations[-1]
         return f, _covariance(structure, trace, vectors, eigenvalues)
 
@@ -96,12 +96,12 @@ def squash(net, samples, z, covariance, key):
     output = jax.vmap(net.output)
     if samples is None:
         variance = jnp.diagonal(covariance, axis1=1, axis2=2)
-        return output((z / jnp.sqrt(1 + math.pi / 8 * variance)).astype(z.dtype))
+        return output(z / jnp.sqrt(1 + math.pi / 8 * variance))
     root = jnp.linalg.cholesky(covariance)
 
     def add(total, key):
         moved = z + jnp.einsum("mck,mk->mc", root, jax.random.normal(key, z.shape, root.dtype))
-        return total + output(moved.astype(z.dtype)), None
+        return total + output(moved), None
 
     return jax.lax.scan(add, jnp.zeros_like(z), jax.random.split(key, samples))[0] / samples
 
