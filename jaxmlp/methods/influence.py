@@ -80,7 +80,8 @@ def influence(
         key: for "projected", and for labels drawn from the model.
         size: of the projections of "projected", 16 unless given; a layer of fewer units stays as it is.
         terms: for "ekfac": the division by second moments is exact, and costs the weights for each score; with terms it
-            becomes a sum of so many products, which cost the units. 8 keep a correlation of about 0.998.
+            becomes a sum of so many products, which cost the units. The correlation with the exact scores of a trained
+            layer of 256 units for MNIST was 0.997 with 4 and 0.998 with 8.
         rates: for "tracin" with several parameters, the learning rate of each: the result is then `sum_t rate_t
             score_t`, as with the checkpoints of one run.
         weights: a weight of at least 0 for each training example, `(m,)`; shares of their sum replace `1 / n_train`.
