@@ -41,13 +41,16 @@ from jaxmlp.maps import factor_eigenvectors as factor_eigenvectors
 from jaxmlp.maps import factor_power as factor_power
 from jaxmlp.maps import transform as transform
 from jaxmlp.methods.gauss_newton import gauss_newton as gauss_newton
+from jaxmlp.methods.influence import influence as influence
 from jaxmlp.methods.kfac import kfac as kfac
+from jaxmlp.methods.laplace import laplace as laplace
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer
 from jaxmlp.network import init as init
 from jaxmlp.penalties import l1 as l1
 from jaxmlp.penalties import l2 as l2
 from jaxmlp.penalties import max_norm as max_norm
+from jaxmlp.penalties import quadratic_penalty as quadratic_penalty
 from jaxmlp.readouts import KroneckerFactors as KroneckerFactors
 from jaxmlp.readouts import Trace as Trace
 from jaxmlp.readouts import delta_norms as delta_norms

@@ -5,6 +5,7 @@ import decimal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 ACTIVATIONS = {
     "identity": lambda z: z,
@@ -96,6 +97,47 @@ def gauss_newton(predict, loss_hessian, params, X, Y, weights):
         J = as_rows(jacobian, lead=1)
         total = total + w * J.T @ np.asarray(H) @ J
     return total / np.sum(weights)
+
+
+def linearize(hidden, output, loss, canonical, params, X, Y):
+    """Each example's gradient `(m, p)`, the Jacobian of its `z^K` `(m, k, p)`, and the loss's Hessian there.
+
+    That Hessian is its Gauss-Newton part where the pair is not canonical. Y holds rows.
+    """
+    flat, unravel = ravel_pytree(params)
+    last = lambda theta, x: network(hidden, "identity", unravel(theta), x)
+    f = ACTIVATIONS[output]
+
+    def one(x, y):
+        z = last(flat, x)
+        of_z, of_output = lambda z: LOSSES[loss](f(z), y), lambda a: LOSSES[loss](a, y)
+        J = jax.jacobian(f)(z)
+        H = jax.hessian(of_z)(z) if canonical else J.T @ jax.hessian(of_output)(f(z)) @ J
+        return jax.grad(lambda theta: of_z(last(theta, x)))(flat), jax.jacobian(last)(flat, x), H
+
+    return [np.asarray(part) for part in jax.jit(jax.vmap(one))(X, Y)]
+
+
+def layer_inputs(hidden, params, X):
+    """`(a, 1)` of each layer, `(m, i + 1)`."""
+    inputs, a = [], np.asarray(X)
+    for l, (W, b) in enumerate(params):
+        inputs.append(np.hstack([a, np.ones((len(a), 1))]))
+        if l < len(hidden):
+            a = np.asarray(ACTIVATIONS[hidden[l]](a @ np.asarray(W).T + np.asarray(b)))
+    return inputs
+
+
+def by_layers(rows, params):
+    """Rows over all parameters, W by rows and then b, as each layer's `[W b]`, `(..., o, i + 1)`."""
+    made, start = [], 0
+    for W, b in params:
+        (o, i), end = W.shape, start + W.size + b.size
+        part = rows[..., start:end]
+        lead = part.shape[:-1]
+        made.append(np.concatenate([part[..., : o * i].reshape(*lead, o, i), part[..., o * i :, None]], axis=-1))
+        start = end
+    return made
 
 
 def deltas_by_rule(rule, weights, df, delta_out, feedback=None, max_norm=None):

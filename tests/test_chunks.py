@@ -1,11 +1,13 @@
 """A readout in chunks is that of the whole batch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import TABLE, tree_error
 
 import jaxmlp as jm
+from jaxmlp.chunks import map_chunks
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,24 @@ def test_chunks_give_the_whole_batchs_result(problem, readout):
         assert tree_error(got, whole) <= 1e-12
     with pytest.raises(ValueError, match="size is 0, expected at least 1"):
         jm.in_chunks(READOUTS[readout], problem.net, params, X, Y, 0)
+
+
+def test_chunks_take_another_start():
+    problem = TABLE[5]
+    params, X, Y, _, weights, _ = problem.make()
+    whole = jm.ggn_diagonal(problem.net, params, X, Y, weights=weights)
+    got = jm.in_chunks(jm.second_moment, problem.net, params, X, Y, 3, weights=weights, start=jm.hessian_root)
+    assert tree_error(got, whole) <= 1e-12
+    with pytest.raises(ValueError, match="start is 3, expected a function of the network, a tape and a label"):
+        jm.in_chunks(jm.second_moment, problem.net, params, X, Y, 3, start=3)
+
+
+def test_a_function_of_each_entry_is_mapped_in_chunks():
+    batch = {"a": jnp.arange(14.0).reshape(7, 2), "b": jnp.arange(7.0)}
+    function = lambda chunk: chunk["a"].sum(1) + chunk["b"]
+    for size in (1, 3, 7, 10):
+        got = jax.jit(lambda batch, size=size: map_chunks(function, batch, size))(batch)
+        np.testing.assert_array_equal(got, function(batch))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

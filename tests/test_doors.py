@@ -33,6 +33,8 @@ OF_NETS = {
     "hvp": lambda net: jm.hvp(net, PARAMS, X, Y, PARAMS),
     "hessian_root": lambda net: jm.hessian_root(net, TAPE, Y[0]),
     "ntk": lambda net: jm.ntk(net, PARAMS, X),
+    "influence": lambda net: jm.influence(net, PARAMS, (X, Y), (X, Y), progress=False),
+    "laplace": lambda net: jm.laplace(net, PARAMS, X, Y),
     "save": lambda net: jm.save("net", net, PARAMS),
     "fit": lambda net: jm.fit(net, PARAMS, (X, Y), optimizer=SGD, epochs=1, key=KEY, progress=False),
     "sweep": lambda net: jm.sweep(net, (X, Y), optimizer=SGD, epochs=1, keys=KEY, progress=False),

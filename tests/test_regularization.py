@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import problems
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,68 @@ def test_the_notes_forms_of_l2(params):
 
 def only_weights(params):
     return tuple(jm.Layer(True, False) for _ in params)
+
+
+def test_a_quadratic_penalty_draws_all_parameters_to_its_center(params):
+    """Biases included; against autodiff, and a step of training by hand."""
+    X, Y = examples()
+    center, precision = jax.tree.map(lambda leaf: leaf + 0.5, params), jax.tree.map(jnp.square, params)
+    strengths = jnp.asarray([0.5, 1.0, 2.0])
+    penalty = jm.quadratic_penalty(center, precision, strengths)
+
+    def whole(p):
+        each = [s / 2 * sum(jnp.sum(h * (x - c) ** 2) for x, c, h in zip(*layer, strict=True))
+                for s, *layer in zip(strengths, p, center, precision, strict=True)]  # fmt: skip
+        return sum(each)
+
+    cost, grads = jax.value_and_grad(whole)(params)
+    assert float(penalty.cost(params)) == pytest.approx(float(cost), rel=1e-6)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert tree_error(penalty.gradient(params, zeros), grads) <= 1e-6
+    v = jm.value_and_grad(NET, params, X, Y)[1]
+    result = run(params, penalties=penalty, batch_size=12)
+    expected = jax.tree.map(lambda p, g, own: p - 0.1 * (g + own), params, v, grads)
+    assert tree_error(result.params, expected) <= 1e-5 and result.history["penalty"][0] > 0
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, center, precision)))
+    of_number = jm.quadratic_penalty(zeros, 0.2)  # l2, and the biases
+    assert float(of_number.cost(params)) == pytest.approx(
+        sum(0.1 * float(jnp.sum(p**2)) for p in jax.tree.leaves(params))
+    )
+    away = jm.quadratic_penalty(result.params, precision, 3.0)
+    assert away.tell() != penalty.tell() and jm.quadratic_penalty(center, precision, strengths).tell() == penalty.tell()
+
+
+def test_members_of_a_sweep_differ_in_the_strength_of_a_quadratic_penalty(params, compilations):
+    settings = dict(initial=params, epochs=2, batch_size=6, keys=jax.random.key(1))
+    of = lambda s, c: jm.quadratic_penalty(jax.tree.map(lambda leaf: leaf + c, params), params_of_one(params), s)
+    many = problems.sweep(examples(), NET, penalties=of([0.0, 0.1, 1.0], 1.0), **settings)
+    compilations.clear()
+    again = problems.sweep(examples(), NET, penalties=of([0.2, 0.1, 0.0], 1.0), **settings)
+    assert "advance" not in compilations
+    assert tree_error(many.member(1).params, again.member(1).params) == 0
+    assert tree_error(many.member(0).params, again.member(2).params) == 0
+    apart = [float(of(1.0, 1.0).cost(many.member(e).params)) for e in range(3)]
+    assert apart == sorted(apart, reverse=True)
+
+
+def params_of_one(params):
+    return jax.tree.map(jnp.ones_like, params)
+
+
+@pytest.mark.wrong_arguments
+def test_what_a_quadratic_penalty_refuses(params):
+    for make, message in (
+        (lambda: jm.quadratic_penalty(3, 1.0), r"params is int, expected a tuple of layers \(W, b\)"),
+        (lambda: jm.quadratic_penalty(params, -1.0), "precision is -1.0, expected a finite number of at least 0"),
+        (lambda: jm.quadratic_penalty(params, None), "precision is None, expected a finite number of at least 0"),
+        (lambda: jm.quadratic_penalty(params, params[:2]), "precision has another structure than params"),
+        (lambda: jm.quadratic_penalty(params, jax.tree.map(lambda p: -1 - p**2, params)), "expected finite num"),
+        (lambda: jm.quadratic_penalty(params, 1.0, -1.0), "strength is -1.0, expected numbers of at least 0"),
+        (lambda: run(params, penalties=jm.quadratic_penalty(params[:2], 1.0)),
+         "quadratic: params is 2 layers, expected a tuple of 3 layers"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_max_norm_shortens_each_units_incoming_weights_after_every_step(params):

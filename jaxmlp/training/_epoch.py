@@ -72,7 +72,8 @@ def start(
 def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -> TrainState:
     """The state of `run` before the first epoch; `initial` draws the weights where the run has none."""
     # Copied: the caller's arrays are never donated.
-    params, rule_state = jax.tree.map(lambda array: jnp.array(array, copy=True), (run.params, run.rule_state))
+    copied = run.params, run.rule_state, run.regularization
+    params, rule_state, regularization = jax.tree.map(lambda array: jnp.array(array, copy=True), copied)
     if params is None:
         assert run.weights_key is not None
         as_they_come = plan.preprocess is None and jnp.issubdtype(data.X.dtype, jnp.floating)
@@ -98,7 +99,7 @@ def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -
         key=key if run.own_key is None else run.own_key,
         epoch=jnp.zeros((), jnp.int32),
         hyper=hyper,
-        regularization=run.regularization,
+        regularization=regularization,
         first_cost=first_cost,
         first_scale=first_scale,
         patience=jnp.asarray(run.patience, jnp.int32),

@@ -99,7 +99,7 @@ def fit(
             stream's count as given.
         class_weights: one per class, `(k,)`, or a dict `{class: weight}` with 1 for the others, or "balanced" for
             `m / (k count)` by the k classes that occur; they multiply `weights`.
-        penalties: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, or a tuple of them.
+        penalties: `jm.l2(s)`, `jm.l1(s)`, `jm.max_norm(c)`, `jm.quadratic_penalty(..)`, or a tuple of them.
         keep: dropout's probability of keeping an entry, or K of them, the inputs' first.
         label_smoothing: the share of each label that is spread over all classes, from 0 to 1.
         input_noise: the deviation of Gaussian noise on the network's inputs.

@@ -200,7 +200,8 @@ def _make_plan(net: MLP, given: SimpleNamespace, data: Data, axes: Data) -> Plan
 def _broadcast_to_members(run: Run, E: int) -> Run:
     """The run with every number once for each member; a strength by layer is then `(E, K)`."""
     one = lambda values: jnp.broadcast_to(values, (E, *values.shape[1:]) if values.ndim == 2 else (E,))
-    return jax.tree.map(one, run)
+    each = lambda value: value.for_members(E, one) if isinstance(value, Penalty) else one(value)
+    return jax.tree.map(each, run, is_leaf=lambda value: isinstance(value, Penalty))
 
 
 def _read_nets(given: Any, axis: Axis) -> tuple[MLP, ...]:

@@ -84,7 +84,11 @@ def _read_hyper(given: Any, name: str, context: Context) -> dict[str, Any]:
 
 def _read_penalties(given: Any, name: str, context: Context) -> tuple[Penalty, ...]:
     read = number(layers=True)
-    return tuple(Penalty(p.kind, read(p.strength, p.kind.name, context)) for p in penalties.as_tuple(given))
+    each = penalties.as_tuple(given)
+    for penalty in each:
+        for net in context.nets:
+            penalty.check(net)
+    return tuple(dataclasses.replace(p, strength=read(p.strength, p.kind.name, context)) for p in each)
 
 
 def _read_smoothing(given: Any, name: str, context: Context) -> Any:
@@ -139,7 +143,7 @@ def _tell_each(hyper: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell_penalties(given: tuple[Penalty, ...]) -> dict[str, Any]:
-    return {name: _tell_numbers(penalty.strength) for name, penalty in penalties.name_each(given).items()}
+    return {name: penalty.tell() for name, penalty in penalties.name_each(given).items()}
 
 
 def _tell_given(value: Any) -> bool:
