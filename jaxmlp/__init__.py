@@ -41,7 +41,9 @@ from jaxmlp.maps import factor_eigenvectors as factor_eigenvectors
 from jaxmlp.maps import factor_power as factor_power
 from jaxmlp.maps import transform as transform
 from jaxmlp.methods.gauss_newton import gauss_newton as gauss_newton
+from jaxmlp.methods.influence import influence as influence
 from jaxmlp.methods.kfac import kfac as kfac
+from jaxmlp.methods.laplace import laplace as laplace
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer
 from jaxmlp.network import init as init

@@ -187,7 +187,7 @@ def backprop(
         (64, 784)
     """
     examples = validate.examples(net, params, X, Y, None, masks, preprocess)
-    _check_start(net, params, start, examples.Y)
+    check_start(net, params, start, examples.Y)
     return _backprop(net, params, examples, preprocess, rule, rules.check_state(net, rule, rule_state), start)
 
 
@@ -231,11 +231,11 @@ def restart(
     if Y is None and trace.labels is None:
         raise ValueError("Y is None, and the trace has no labels; expected labels")
     Y = trace.labels if Y is None else validate.targets(net, Y, trace.losses.shape[0])
-    _check_start(net, params, start, Y)
+    check_start(net, params, start, Y)
     return restart_of(net, params, trace, Y, rule, rules.check_state(net, rule, rule_state), None, start)
 
 
-def _check_start(net: MLP, params: Params, start: Start, Y: Any) -> None:
+def check_start(net: MLP, params: Params, start: Start, Y: Any) -> None:
     """Refuses a start that does not give `(n_K,)` or rows `(c, n_K)` in the parameters' dtype; it is only traced."""
     if start is output_delta:
         return
