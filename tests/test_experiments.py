@@ -16,6 +16,7 @@ from experiments import __main__ as command
 from experiments import (
     activations,
     alignment,
+    attribution,
     averages,
     batch_size,
     circuits,
@@ -38,6 +39,7 @@ from experiments import (
     search,
     shapes,
     surrogate,
+    uncertainty,
     vanishing,
     vectorization,
     xor,
@@ -170,6 +172,19 @@ CASES = {
          ("winner, from scratch, test", ">=", lambda n: n["default, test"] - 0.01),
          ("winner, from scratch, dev", "==", lambda n: approx(n["winner, as searched, dev"], abs=0.01))),
         ("scores",),
+    ),
+    "attribution": Case(
+        attribution, "influence foretells what retraining without an example does, by EK-FAC better than by TracIn",
+        (("ekfac, all", ">=", 0.5), ("ekfac, one", ">=", 0.4), ("ekfac, all", ">=", lambda n: n["tracin, all"]),
+         ("precision, harm", ">=", lambda n: n["precision, norm"])),
+        ("digits", "harmful"),
+        optimized=True,
+    ),
+    "uncertainty": Case(
+        uncertainty, "a posterior is unsure where there are no points, and of pictures that are no digits",
+        (("gap over points, full", ">=", 5), ("gap over points, kronecker", ">=", 2),
+         ("auroc, Laplace, kronecker", ">=", lambda n: n["auroc, the network"])),
+        ("curve", "entropies"),
     ),
     "circuits": Case(
         circuits, "circuits equal autodiff and the notes",

@@ -1,0 +1,170 @@
+"""Which training digits made a prediction: influence, judged by retraining without them.
+
+A network of 0.11 M weights learns 5,000 digits. `jm.influence` says for each of 500 test digits how much its loss would
+rise without each training digit. One `sweep` then retrains the network on 100 random halves of the digits, with several
+keys each, and the linear datamodelling score (Park et al. 2023) is the rank correlation, over the halves, between the
+loss of a test digit that the scores foretell and its mean over the keys; the mean over the test digits. 0 is chance.
+Expect at least 0.25 by EK-FAC from one network, 0.40 from ten, and less by TracIn. Last, a share of the labels is wrong
+on purpose: a digit that raises the loss of digits it should help is wrongly labeled. Expect the most harmful ones to
+be wrong, more often than the digits of the largest gradient norms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.stats import spearmanr
+
+import jaxmlp as jm
+from experiments import datasets
+from experiments.output import Output
+from experiments.per_example import norms, plant
+from jaxmlp import plotting
+from jaxmlp.data import scale_pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: str = "mnist"  # mnist, fashion_mnist, or a folder with the four IDX files
+    examples: int = 5000  # training examples
+    tests: int = 500  # test examples
+    hidden: tuple[int, ...] = (128, 64)  # widths of the hidden layers
+    halves: int = 100  # random halves of the training examples that networks are retrained on
+    keys: int = 5  # networks for each half, and of those the scores are read from
+    members: int = 10  # networks on all examples
+    epochs: int = 12  # of every training
+    batch_size: int = 100  # examples in a step
+    learning_rate: float = 0.05  # at the start; it falls to 0 along a cosine
+    damping: float = 0.01  # of the curvature
+    planted: float = 0.05  # share of the labels that are wrong on purpose, in the last part
+    key: int = 0
+    quick: bool = False  # fewer of everything
+
+
+METHODS = (  # the last scores are shown
+    ("TracIn", "tracin", False), ("TracIn", "tracin", True), ("K-FAC", "kfac", False), ("K-FAC", "kfac", True),
+    ("random projections", "projected", True), ("EK-FAC", "ekfac", False), ("EK-FAC", "ekfac", True),
+)  # fmt: skip
+SMALL = {"examples": 300, "tests": 40, "hidden": (16,), "halves": 16, "keys": 2, "members": 2, "epochs": 8}
+
+
+def run(settings: Settings, out: Output) -> dict[str, float]:
+    s = settings if not settings.quick else Settings(**{**vars(settings), **SMALL, "quick": False})
+    pictures = datasets.load(s.data)
+    train = pictures.X[: s.examples], pictures.Y[: s.examples]
+    test = pictures.X_test[: s.tests], pictures.Y_test[: s.tests]
+    net = jm.MLP((pictures.X[0].size, *s.hidden, len(pictures.classes)), "relu", "softmax", "cross_entropy")
+    whole = _train(net, train, s, np.ones((s.members, s.examples), np.float32), s.members)
+    halves = _draw_halves(s)
+    began = perf_counter()
+    retrained = _train(net, train, s, np.repeat(halves, s.keys, axis=0), s.keys)
+    seconds = perf_counter() - began
+    losses = _losses(net, retrained, test).reshape(s.halves, s.keys, s.tests)
+    found, scores = _judge(net, whole, train, test, halves, losses, s, out)
+    out.say(f"{len(losses) * s.keys} networks were retrained in {seconds:.0f} s; the losses of two parts of the keys "
+            f"agree by {_agree(losses):.3f}")  # fmt: skip
+    out.picture("digits", _show(scores, train, test, pictures.classes))
+    found |= _find_planted(net, pictures, s, out)
+    out.close()
+    return found | {"seconds": seconds}
+
+
+def _judge(net, whole, train, test, halves, losses, s: Settings, out: Output) -> tuple[dict[str, float], np.ndarray]:
+    """Each method's linear datamodelling score, and EK-FAC's scores from all networks."""
+    found, rows, scores = {}, [], np.empty(0)
+    for words, method, several in METHODS:
+        began = perf_counter()
+        n = s.members if several else 1
+        how: dict[str, Any] = {} if method == "tracin" else {"damping": s.damping}
+        how |= {"key": jax.random.key(s.key)} if method == "projected" else {}
+        params = jax.tree.map(lambda leaf, n=n: leaf[:n], whole)
+        scores = np.asarray(
+            jm.influence(net, params, train, test, method, preprocess=scale_pixels, progress=False, **how)
+        )
+        each = _correlate(halves, scores, losses.mean(1))
+        found[f"{method}, {'all' if several else 'one'}"] = float(each.mean())
+        rows.append({"method": words, "networks": str(n), "score": f"{each.mean():.3f}",
+                     "middle half of the test digits": "{:.2f} to {:.2f}".format(*np.quantile(each, [0.25, 0.75])),
+                     "seconds": f"{perf_counter() - began:.1f}"})  # fmt: skip
+    out.table(f"linear datamodelling score over {s.halves} halves of {s.examples:,} digits, {s.keys} networks each, "
+              f"for {s.tests} test digits", rows)  # fmt: skip
+    return found, scores
+
+
+def _train(net: jm.MLP, train, s: Settings, weights: np.ndarray, keys: int):
+    """The last weights of a network for each row of `weights`; the rows take the keys in turn, and share batches."""
+    in_turn = jnp.tile(jax.random.split(jax.random.key(s.key), keys), len(weights) // keys)
+    rate = optax.cosine_decay_schedule(s.learning_rate, s.epochs * -(-s.examples // s.batch_size))
+    at_once = min(len(weights), 50)
+    return jm.sweep(net, train, keys=in_turn, optimizer=optax.sgd(rate, 0.9), epochs=s.epochs, weights=weights,
+                    batch_size=s.batch_size, preprocess=scale_pixels, members_at_once=at_once).last_params  # fmt: skip
+
+
+def _draw_halves(s: Settings) -> np.ndarray:
+    rng = np.random.default_rng(s.key)
+    halves = np.zeros((s.halves, s.examples), np.float32)
+    for half in halves:
+        half[rng.permutation(s.examples)[: s.examples // 2]] = 1
+    return halves
+
+
+def _losses(net: jm.MLP, params, test) -> np.ndarray:
+    """`(E, n_test)`."""
+    one = jax.jit(lambda params: jm.backprop(net, params, *test, preprocess=scale_pixels).losses)
+    return np.asarray(jax.lax.map(one, params))
+
+
+def _correlate(halves: np.ndarray, scores: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """For each test digit the rank correlation of foretold and measured losses."""
+    foretold = -halves @ scores
+    return np.asarray([spearmanr(a, b).statistic for a, b in zip(foretold.T, losses.T, strict=True)])
+
+
+def _agree(losses: np.ndarray) -> float:
+    first, last = losses[:, ::2].mean(1), losses[:, 1::2].mean(1)
+    return float(np.mean([spearmanr(a, b).statistic for a, b in zip(first.T, last.T, strict=True)]))
+
+
+def _show(scores: np.ndarray, train, test, classes):
+    """Some test digits, each with the training digits that help it most and harm it most."""
+    chosen = np.linspace(0, scores.shape[1] - 1, 4).astype(int)
+    images, titles = [], []
+    for j in chosen:
+        order = np.argsort(-scores[:, j])
+        images += [test[0][j], *train[0][order[:4]], *train[0][order[::-1][:4]]]
+        titles.append(f"test: {classes[test[1][j]]}")
+        titles += [f"helps: {classes[train[1][i]]}\n{scores[i, j]:.1e}" for i in order[:4]]
+        titles += [f"harms: {classes[train[1][i]]}\n{scores[i, j]:.1e}" for i in order[::-1][:4]]
+    return plotting.pictures(np.stack(images), titles, columns=9)
+
+
+def _find_planted(net: jm.MLP, pictures, s: Settings, out: Output) -> Mapping[str, float]:
+    """Plants wrong labels, and looks for them by harm to right digits and by gradient norms."""
+    X, held_out = pictures.X[: s.examples], slice(s.tests, 5 * s.tests)
+    Y, wrong = plant(pictures.Y[: s.examples], s.planted, len(pictures.classes), s.key)
+    few = Settings(
+        **{**vars(s), "epochs": max(1, s.epochs // 2)}
+    )  # before the networks learn the wrong labels by heart
+    members = _train(net, (X, Y), few, np.ones((s.members, s.examples), np.float32), s.members)
+    against = pictures.X_test[held_out], pictures.Y_test[held_out]
+    harm = -np.asarray(jm.influence(net, members, (X, Y), against, "ekfac", damping=s.damping, preprocess=scale_pixels,
+                                    progress=False)).mean(1)  # fmt: skip
+    of_norms = np.mean(
+        [norms(net, jax.tree.map(lambda leaf, e=e: leaf[e], members), X, Y) for e in range(s.members)], axis=0
+    )
+    k = int(wrong.sum())
+    found = {name: float(wrong[np.argsort(-score)[:k]].mean()) for name, score in
+             (("harm", harm), ("norm", of_norms), ("chance", np.random.default_rng(0).random(len(wrong))))}  # fmt: skip
+    out.table(f"{k} wrong labels planted among {s.examples:,}: the share of them among as many found", [
+        {"found by": words, "precision at k": f"{found[name]:.1%}"}
+        for name, words in (("harm", f"EK-FAC: harm to {len(against[0]):,} other digits"), ("norm", "gradient norm"),
+                            ("chance", "chance"))])  # fmt: skip
+    worst = np.argsort(-harm)[:32]
+    titles = [f"{pictures.classes[Y[i]]}{' (planted)' if wrong[i] else ''}" for i in worst]
+    out.picture("harmful", plotting.pictures(X[worst], titles))
+    return {f"precision, {name}": value for name, value in found.items()}
