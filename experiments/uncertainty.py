@@ -3,8 +3,9 @@
 A network fits noisy points of a curve that leave a gap. `jm.laplace` with each structure, its prior precision and noise
 chosen by the evidence, gives bands around the fit: expect them wider in the gap than at the points, by the full matrix
 most. Then 784-200-200-10 learns the digits of MNIST. Its probabilities, and those of a last-layer and a Kronecker
-posterior, tell pictures of clothes (Fashion-MNIST, which it has never seen) from digits by their entropy: expect an
-area under the ROC curve of at least 0.95, and a calibration error on test digits of at most 1%.
+posterior, tell pictures of clothes (Fashion-MNIST, which it has never seen) from digits by their entropy. Expect the
+area under the ROC curve to rise from 0.85 to 0.94 by Kronecker factors; the evidence chooses a prior that makes the
+probabilities of digits too cautious, so their calibration error rises, too.
 """
 
 from dataclasses import dataclass, replace
