@@ -71,7 +71,7 @@ def gauss_newton(net: MLP, damping: float | Float[Array, ""] = 1e-2) -> optax.Gr
     def init(params: Params) -> GaussNewtonState:
         leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
         dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
-        return GaussNewtonState(damping.astype(dtype), jnp.full((), 2, dtype))
+        return GaussNewtonState(jnp.array(damping, dtype), jnp.full((), 2, dtype))  # a copy: hyper may be donated, too
 
     def update(grads, state, params=None, *, trace=None, weights=None, value=None, value_fn=None, **_):
         check_given("gauss_newton", net, {"params": params, "trace": trace, "value": value, "value_fn": value_fn})

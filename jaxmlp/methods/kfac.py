@@ -185,7 +185,7 @@ def _start(net: MLP, params: Params, damping: Array, eigenbasis: bool) -> KfacSt
         average=Average(zeros(), jnp.zeros((), dtype)),
         maps=zeros(),
         moments=like() if eigenbasis else None,
-        damping=jnp.asarray(damping, dtype),
+        damping=jnp.array(damping, dtype),  # a copy: a step may take the state's memory, and hyper's beside it
         step=like(),
     )
 
