@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 import jaxmlp as jm
 from experiments import datasets
@@ -45,7 +45,7 @@ class Settings:
     quick: bool = False  # fewer of everything, and two methods
 
 
-METHODS = (  # the last scores are shown
+METHODS: tuple[tuple[str, Any, bool], ...] = (  # the last scores are shown
     ("TracIn", "tracin", False), ("TracIn", "tracin", True), ("K-FAC", "kfac", False), ("K-FAC", "kfac", True),
     ("random projections", "projected", True), ("EK-FAC", "ekfac", False), ("EK-FAC", "ekfac", True),
 )  # fmt: skip
@@ -120,15 +120,19 @@ def _losses(net: jm.MLP, params, test) -> np.ndarray:
     return np.asarray(jax.lax.map(one, params))
 
 
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+
+
 def _correlate(halves: np.ndarray, scores: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """For each test digit the rank correlation of foretold and measured losses."""
     foretold = -halves @ scores
-    return np.asarray([spearmanr(a, b).statistic for a, b in zip(foretold.T, losses.T, strict=True)])
+    return np.asarray([_rank_correlation(a, b) for a, b in zip(foretold.T, losses.T, strict=True)])
 
 
 def _agree(losses: np.ndarray) -> float:
     first, last = losses[:, ::2].mean(1), losses[:, 1::2].mean(1)
-    return float(np.mean([spearmanr(a, b).statistic for a, b in zip(first.T, last.T, strict=True)]))
+    return float(np.mean([_rank_correlation(a, b) for a, b in zip(first.T, last.T, strict=True)]))
 
 
 def _show(scores: np.ndarray, train, test, classes):

@@ -9,6 +9,7 @@ probabilities of digits too cautious, so their calibration error rises, too.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +83,7 @@ def _digits(s: Settings, out: Output) -> dict[str, float]:
     rate, key = optax.cosine_decay_schedule(1e-3, s.epochs * -(-len(X) // 128)), jax.random.key(s.key)
     result = jm.fit(net, jm.init(net, key), (X, Y), optimizer=optax.adam(rate), epochs=s.epochs, batch_size=128,
                     key=key, penalties=jm.l2(1e-4), preprocess=scale_pixels)  # fmt: skip
-    predict = {"the network": lambda X: jm.predict(net, result.params, X, preprocess=scale_pixels)}
+    predict: dict[str, Any] = {"the network": lambda X: jm.predict(net, result.params, X, preprocess=scale_pixels)}
     for structure in ("last_layer", "kronecker"):
         posterior = jm.laplace(net, result.params, X, Y, structure, preprocess=scale_pixels).tune()
         predict[f"Laplace, {structure}"] = posterior.predict

@@ -48,7 +48,7 @@ def update(
     optimizer: optax.GradientTransformation, grads: Params, state: Any, params: Params, objective: Objective
 ) -> tuple[Any, Any]:
     """`optimizer.update`, told as much of the objective as it takes."""
-    # Line searches pass all of it on, to a function that names it.
+    # optax's line searches hand on what value_fn names, and refuse all else that they do not take themselves.
     value_fn = lambda params, trace=None, weights=None, key=None, plain=None: objective.value_fn(params)
     known = objective._asdict() | {"grad": grads, "value_fn": value_fn}
     grad_fn = known.pop("grad_fn")

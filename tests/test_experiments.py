@@ -17,6 +17,7 @@ from experiments import (
     activations,
     alignment,
     attribution,
+    autoencoder,
     averages,
     batch_size,
     circuits,
@@ -27,6 +28,7 @@ from experiments import (
     gradcheck,
     housing,
     initialization,
+    levenberg_marquardt,
     mnist,
     normalization,
     parity,
@@ -244,6 +246,17 @@ CASES = {
         ("cost",),
         optimized=True,
     ),
+    "autoencoder": Case(
+        autoencoder, "K-FAC needs a tenth of the steps",
+        (("steps", "<=", 0.1), ("Adam, error", "<", lambda n: 0.8 * n["Adam, first"])),
+        ("curves", "digits"),
+    ),
+    "levenberg_marquardt": Case(
+        levenberg_marquardt, "Levenberg-Marquardt fits a curve that Adam does not, and many starts at once",
+        (("sine, Adam, ratio", ">=", 100), ("sine, L-BFGS, ratio", ">=", 1), ("sine, Levenberg-Marquardt", "<=", 1e-7),
+         ("faster, processor", ">=", 3), ("apart", "<=", 0.5), ("median loss", "<=", 1e-5)),
+        ("losses", "fits", "starts"),
+    ),
     "results": Case(  # the other rows of the literature take longer, and are run by hand
         results, "the literature's rows that take seconds are reached",
         (("784-10 softmax", "<=", 0.076), ("two spirals, 2-64-64-1 tanh", "==", 1)),
@@ -283,6 +296,7 @@ def holds(numbers, expected):
 
 REFUSED = [
     (activations, {"units": 0}, "units, starts and steps are 0, 20, 4000; expected at least 1 of each"),
+    (autoencoder, {"keys": 0}, "keys=0.*, expected at least 1 of each"),
     (averages, {"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected numbers of at least 0 and below 1"),
     (batch_size, {"examples": 100}, "expected at least 513 examples and 1 of each"),
     (batch_size, {"sizes": (10, 11)}, r"sizes is \(10, 11\), expected some of 1, 10, 64, 512"),
@@ -292,6 +306,7 @@ REFUSED = [
     (flow, {"sizes": (3, 4)}, r"sizes is \(3, 4\), expected a hidden layer"),
     (housing, {"splits": 0}, "splits is 0, expected at least 1"),
     (initialization, {"depth": 1}, "depth=1.*, expected at least 1 of each, and at least 2 layers"),
+    (levenberg_marquardt, {"rates": ()}, r"rates=\(\).*, expected at least 1 of each, a rate and a memory"),
     (mnist, {"digits": (5,)}, r"digits is \(5,\), expected two different classes from 0 to 9"),
     (normalization, {"close": 2.0}, "close and most are 2.0, 1000000, expected 0 to 1 and at least 1"),
     (parity, {"largest": 17}, "largest and bits are 17 and 8, expected 2 to 16 and 2 to 10"),

@@ -9,6 +9,7 @@ import pytest
 from problems import NET, examples, fit, tree_error
 
 import jaxmlp as jm
+from jaxmlp import optimizers
 
 L2 = jm.l2(0.5)
 STEPS = 6
@@ -55,6 +56,12 @@ def test_weights_of_a_streams_batch_count_in_the_value_too(params):
     optimizer = OBJECTIVES["backtracking"]
     got = fit(params, [(X, Y, w)], optimizer=optimizer, epochs=STEPS, penalties=L2)
     assert tree_error(got.params, loop(optimizer, params, J)) <= 1e-4
+
+
+@pytest.mark.parametrize("optimizer", [optax.lbfgs(), OBJECTIVES["backtracking"]], ids=["lbfgs", "backtracking"])
+def test_a_line_search_takes_what_a_step_tells(params, optimizer):
+    """optax's refuse an argument that neither they nor the cost's function name. It is only traced."""
+    optimizers.check(NET, lambda: optimizer, {}, params)
 
 
 @pytest.mark.parametrize("opaque", [False, True])

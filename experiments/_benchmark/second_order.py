@@ -33,8 +33,8 @@ PEERS = {  # the file and the class or function in it that makes the peer
 
 def optimizers(net: jm.MLP, quick: bool = False) -> dict[str, optax.GradientTransformation]:
     """Ours by name, SGD first; two of them where it is to be quick."""
-    kfac = functools.partial(jm.kfac, net, damping=DAMPING, momentum=MOMENTUM, decay=DECAY, factors_every=PERIOD,
-                             inverses_every=PERIOD)  # fmt: skip
+    kfac = functools.partial(jm.kfac, net, damping=DAMPING, momentum=MOMENTUM, factors_every=PERIOD,
+                             inverses_every=PERIOD, decay=DECAY ** (1 / PERIOD))  # fmt: skip
     made: dict[str, optax.GradientTransformation] = {
         BASE: optax.sgd(RATE),
         KFAC: kfac(RATE),

@@ -72,7 +72,7 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
     def init(params: Any) -> GaussNewtonState:
         leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
         dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
-        return GaussNewtonState(damping.astype(dtype), jnp.full((), 2, dtype))
+        return GaussNewtonState(jnp.array(damping, dtype), jnp.full((), 2, dtype))  # a copy: hyper may be donated, too
 
     def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
         told = Told.read("gauss_newton", net, params, given, ("params", "trace", "value", "value_fn"))

@@ -92,7 +92,7 @@ def kfac(
             that of the quadratic model. None keeps it. Inverses take it when they are due.
         curvature: error signals start from labels drawn from the model ("fisher"), from rows of the root of the loss's
             Hessian ("gauss_newton"), or from the true labels ("empirical").
-        decay: of the factors' running averages, whose bias is corrected.
+        decay: of the factors' running averages in one step, whatever `factors_every`; their bias is corrected.
         factors_every: steps between two updates of the factors. What is not due is not computed.
         inverses_every: steps between two inversions.
         weight_decay: adds it times the weights W to the direction (decoupled). `jm.l2` belongs to the cost instead.
@@ -129,7 +129,7 @@ def kfac(
 
     def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
         told = Told.read("kfac", net, params, given, needed)
-        learned = lambda: _learn(state, _restart(net, params, told, curvature), told.weights, decay)
+        learned = lambda: _learn(state, _restart(net, params, told, curvature), told.weights, decay**factors_every)
         average, moments = every(factors_every, state.count, learned, (state.average, state.moments))
         inverted = lambda: _invert(average, moments, state.damping)
         maps, moments = every(inverses_every, state.count, inverted, (state.maps, moments))
@@ -177,7 +177,7 @@ def _start(net: MLP, params: Any, damping: Array, eigenbasis: bool) -> KfacState
         average=Average(zeros(), jnp.zeros((), dtype)),
         maps=zeros(),
         moments=like() if eigenbasis else None,
-        damping=jnp.asarray(damping, dtype),
+        damping=jnp.array(damping, dtype),  # a copy: a step may take the state's memory, and hyper's beside it
         step=like(),
     )
 

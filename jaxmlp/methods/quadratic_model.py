@@ -1,4 +1,4 @@
-"""The quadratic model of a batch's cost along a few directions, which gives their coefficients."""
+"""The quadratic model of a batch's cost along two directions, which gives their coefficients."""
 
 from functools import reduce
 from typing import Any, NamedTuple
@@ -24,10 +24,15 @@ class QuadraticModel(NamedTuple):
         return self.b @ c + c @ self.Q @ c / 2
 
     def minimize(self) -> Float[Array, " n"]:
-        """The coefficients of the least M; 0 for a direction of 0, and the shortest where two are parallel."""
+        """The coefficients of the least M for two directions; of one, where the other is 0 or parallel to it."""
         diagonal = jnp.diag(self.Q)
-        scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
-        return -scale * (jnp.linalg.pinv(scale[:, None] * self.Q * scale[None], hermitian=True) @ (scale * self.b))
+        scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)  # to a diagonal of 1
+        b, r = scale * self.b, scale[0] * scale[1] * self.Q[0, 1]
+        rest = 1 - r**2
+        apart = rest > jnp.sqrt(jnp.finfo(rest.dtype).eps)
+        both = jnp.stack([b[0] - r * b[1], b[1] - r * b[0]]) / jnp.where(apart, rest, 1)
+        alone = jnp.where(diagonal[0] > 0, jnp.stack([b[0], 0 * b[1]]), jnp.stack([0 * b[0], b[1]]))
+        return -scale * jnp.where(apart & (diagonal > 0).all(), both, alone)
 
 
 @compiled("net")
