@@ -10,6 +10,7 @@ networks, which costs nothing, to find more.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from time import perf_counter
 from typing import Any
 
@@ -97,12 +98,18 @@ def _judge(net, whole, train, test, halves, losses, s: Settings, out: Output) ->
     return found, scores
 
 
-def _train(net: jm.MLP, train, s: Settings, weights: np.ndarray, keys: int):
+@cache
+def _make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """One object for all trainings, which then share their programs."""
+    return optax.sgd(optax.cosine_decay_schedule(learning_rate, steps), 0.9)
+
+
+def _train(net: jm.MLP, train, s: Settings, weights: np.ndarray, keys: int, epochs: int | None = None):
     """The last weights of a network for each row of `weights`; the rows take the keys in turn, and share batches."""
     in_turn = jnp.tile(jax.random.split(jax.random.key(s.key), keys), len(weights) // keys)
-    rate = optax.cosine_decay_schedule(s.learning_rate, s.epochs * -(-s.examples // s.batch_size))
+    optimizer = _make_optimizer(s.learning_rate, s.epochs * -(-s.examples // s.batch_size))
     at_once = min(len(weights), 50)
-    return jm.sweep(net, train, keys=in_turn, optimizer=optax.sgd(rate, 0.9), epochs=s.epochs, weights=weights,
+    return jm.sweep(net, train, keys=in_turn, optimizer=optimizer, epochs=epochs or s.epochs, weights=weights,
                     batch_size=s.batch_size, preprocess=scale_pixels, members_at_once=at_once).last_params  # fmt: skip
 
 
@@ -152,8 +159,9 @@ def _find_planted(net: jm.MLP, pictures, s: Settings, out: Output) -> dict[str, 
     """Plants wrong labels, and looks for them by their harm to other digits, by gradient norms and by losses."""
     X, held_out = pictures.X[: s.examples], slice(s.tests, 5 * s.tests)
     Y, wrong = plant(pictures.Y[: s.examples], s.planted, len(pictures.classes), s.key)
-    few = replace(s, epochs=max(1, s.epochs // 2))  # before the networks learn the wrong labels by heart
-    members = _train(net, (X, Y), few, np.ones((s.members, s.examples), np.float32), s.members)
+    # Half of the training, before the networks learn the wrong labels by heart.
+    alike = np.ones((s.members, s.examples), np.float32)
+    members = _train(net, (X, Y), s, alike, s.members, epochs=max(1, s.epochs // 2))
     others = pictures.X_test[held_out], pictures.Y_test[held_out]
     scores = jm.influence(net, members, (X, Y), others, "kfac", damping=s.damping, preprocess=scale_pixels,
                           progress=False)  # fmt: skip

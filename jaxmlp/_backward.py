@@ -124,8 +124,8 @@ def _leave_trace(net, params, tape: Tape, y, share, start: Start, rule: Rule, ru
     delta_out = delta_out if share is None else share * delta_out
     down = partial(recur, net, params, tape, rule=rule, rule_state=rule_state)
     deltas = down(delta_out) if delta_out.ndim == 1 else jax.vmap(down)(delta_out)
-    loss = output_loss(net, tape, y)
-    return Trace(tape.inputs, tape.pre_activations, deltas, tape.output, loss, jnp.asarray(y), tape.masks)
+    loss, row = output_loss(net, tape, y), net.loss.target(y, tape.output)
+    return Trace(tape.inputs, tape.pre_activations, deltas, tape.output, loss, row, tape.masks)
 
 
 def gradient_pass(net: MLP, params: Params, examples: Examples, rule: Rule, rule_state: Any) -> tuple[Trace, Params]:

@@ -28,7 +28,7 @@ class Trace(NamedTuple):
     deltas: tuple[Float[Array, "m *c o"], ...]  # delta^1 .. delta^K
     output: Float[Array, "m k"]  # y_hat
     losses: Float[Array, " m"]
-    labels: Num[Array, "m *k"] | None = None  # Y, as it was given
+    labels: Float[Array, "m k"] | None = None  # Y, as rows
     masks: tuple[Float[Array, "m _"], ...] | None = None  # dropout's
     constants: tuple[Float[Array, " m"], ...] | None = None  # what each bias multiplies; None: ones, as in the network
 

@@ -1,5 +1,6 @@
 """Strict from the start: no silent promotion, every warning an error, shapes of jaxtyping checked."""
 
+import gc
 import os
 import time
 from importlib.metadata import version
@@ -42,6 +43,8 @@ DOORS = {
 ROOMS = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 CHECKED = {room for room in ROOMS - DOORS if not room.startswith("data") and not room.endswith("__init__")}
 jaxtyping.install_import_hook([f"jaxmlp.{room}" for room in sorted(CHECKED)], "typechecker.check")
+
+gc.set_threshold(200_000, 100, 100)  # a search through a process's millions of traced objects takes a tenth of a second
 
 hypothesis.settings.register_profile(
     "jaxmlp",
