@@ -12,6 +12,7 @@ from problems import KEYS, NET, Problem, examples, fit, sweep, tree_error
 
 import jaxmlp as jm
 from jaxmlp.curvature import ggn_forms
+from jaxmlp.maps import transform_gradient
 from jaxmlp.methods.periodic import every
 
 PROBLEM = Problem((3, 4, 2), ("tanh",), "softmax", "cross_entropy", 7, weighted=True)
@@ -74,6 +75,15 @@ def test_the_update_is_the_dense_solution_by_averaged_factors(x64, curvature):
             direction[:, :-1] += 0.1 * p.W
             last[l] = -RATE * direction + MOMENTUM * last[l]
             assert tree_error(homogeneous(got), last[l]) <= 1e-8
+
+
+def test_a_part_of_the_batch_gives_the_curvature_and_all_of_it_the_gradient(x64):
+    settings = {"momentum": 0, "damping": DAMPING, "curvature": "empirical", "factors_every": 1}
+    seen, weights, _ = run(PROBLEM, jm.kfac(PROBLEM.net, RATE, subsample=3, **settings), 1)
+    _, trace, grads, updates, _ = seen[0]
+    part = jax.tree.map(lambda a: a[::3], trace)
+    M = jm.factor_power(jm.kronecker_factors(part, weights[::3]), -1, DAMPING)
+    assert tree_error(updates, jax.tree.map(lambda g: -RATE * g, transform_gradient(M, grads))) <= 1e-10
 
 
 def test_the_eigenbasis_divides_by_second_moments(x64):
@@ -210,6 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_dropout_penalties_and_ragged
         (lambda: jm.kfac(NET, damping=0), "damping is 0, expected a finite number above 0"),
         (lambda: jm.kfac(NET, decay=1), "decay is 1, expected a finite number of at least 0 and below 1"),
         (lambda: jm.kfac(NET, factors_every=0), "factors_every is 0, expected at least 1"),
+        (lambda: jm.kfac(NET, subsample=0.5), "subsample is 0.5, expected a whole number"),
         (lambda: jm.kfac(NET, curvature="hessian"), "curvature is 'hessian', expected"),
         (lambda: fit(jm.init(jm.MLP((3, 4, 2), output="softmax", loss="cross_entropy"), KEYS[0]),
                      net=jm.MLP((3, 4, 2), output="softmax", loss="cross_entropy"), optimizer=jm.kfac(NET)),

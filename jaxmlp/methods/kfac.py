@@ -73,6 +73,7 @@ def kfac(
     decay: Rate = 0.95,
     factors_every: int = 10,
     inverses_every: int = 10,
+    subsample: int = 1,
     weight_decay: Rate = 0.0,
     eigenbasis: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -95,6 +96,7 @@ def kfac(
         decay: of the factors' running averages in one step, whatever `factors_every`; their bias is corrected.
         factors_every: steps between two updates of the factors. What is not due is not computed.
         inverses_every: steps between two inversions.
+        subsample: factors and model take every so-many-th example of a batch, which saves much of their price.
         weight_decay: adds it times the weights W to the direction (decoupled). `jm.l2` belongs to the cost instead.
         eigenbasis: whether eigenvectors with second moments along them replace the inverses: EK-FAC.
     Returns:
@@ -108,7 +110,7 @@ def kfac(
         >>> bool(result.history["cost"][-1] < result.history["cost"][0])
         True
 
-    Source: Martens and Grosse 2015, sections 6 and 7.
+    Source: Martens and Grosse 2015, sections 6 and 7, and 8 for `subsample`.
     """
     momentum = validate.numbers(momentum, "momentum", least=0)
     damping = validate.numbers(damping, "damping", above=0)
@@ -117,6 +119,7 @@ def kfac(
     adapt_every = None if adapt_every is None else validate.whole(adapt_every, "adapt_every")
     factors_every = validate.whole(factors_every, "factors_every")
     inverses_every = validate.whole(inverses_every, "inverses_every")
+    subsample = validate.whole(subsample, "subsample")
     validate.one_of(curvature, ("fisher", "gauss_newton", "empirical"), "curvature")
     if learning_rate is not None and not callable(learning_rate):
         learning_rate = validate.numbers(learning_rate, "learning_rate")
@@ -129,7 +132,8 @@ def kfac(
 
     def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
         told = Told.read("kfac", net, params, given, needed)
-        learned = lambda: _learn(state, _restart(net, params, told, curvature), told.weights, decay**factors_every)
+        some = told._replace(**jax.tree.map(lambda a: a[::subsample], {"trace": told.trace, "weights": told.weights}))
+        learned = lambda: _learn(state, _restart(net, params, some, curvature), some.weights, decay**factors_every)
         average, moments = every(factors_every, state.count, learned, (state.average, state.moments))
         inverted = lambda: _invert(average, moments, state.damping)
         maps, moments = every(inverses_every, state.count, inverted, (state.maps, moments))
@@ -138,7 +142,7 @@ def kfac(
         model = None
         if learning_rate is None or adapt_every is not None:
             along = (direction, state.step)
-            model = model_cost(net, params, told.trace, told.weights, along, grads, state.damping)
+            model = model_cost(net, params, some.trace, some.weights, along, grads, state.damping)
         coefficients = _choose(learning_rate, momentum, state, model)
         mix = lambda d, last: (coefficients[0] * d + coefficients[1] * last).astype(last.dtype)
         step = jax.tree.map(mix, direction, state.step)
