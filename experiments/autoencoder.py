@@ -49,7 +49,7 @@ class Settings:
     factors_every: int = 5  # steps between two updates of the factors
     inverses_every: int = 10  # steps between two inversions
     adapt_every: int = 5  # steps between two adaptations of the damping
-    subsample: int = 4  # factors and quadratic model take one in so many digits of a batch
+    subsample: int = 1  # factors and quadratic model take one in so many digits of a batch
     search_examples: int = 10_000  # digits of the search; a fifth of them judges
     search_epochs: int = 8  # epochs of each setting; a rate for long runs may begin slowly, so none ends earlier
     keys: int = 3  # runs, each from a random key of its own
