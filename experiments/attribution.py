@@ -165,9 +165,10 @@ def _find_planted(net: jm.MLP, pictures, s: Settings, out: Output) -> dict[str, 
     others = pictures.X_test[held_out], pictures.Y_test[held_out]
     scores = jm.influence(net, members, (X, Y), others, "kfac", damping=s.damping, preprocess=scale_pixels,
                           progress=False)  # fmt: skip
+    harm = -np.asarray(scores).mean(1)
     each = [jax.tree.map(lambda leaf, e=e: leaf[e], members) for e in range(s.members)]
     signs = {
-        f"harm to {len(others[0]):,} other digits": -np.asarray(scores).mean(1),
+        f"harm to {len(others[0]):,} other digits": harm,
         "norm of the gradient": np.mean([norms(net, params, X, Y) for params in each], axis=0),
         "loss": _losses(net, members, (X, Y)).mean(0),
         "chance": np.random.default_rng(s.key).random(len(wrong)),
@@ -177,7 +178,7 @@ def _find_planted(net: jm.MLP, pictures, s: Settings, out: Output) -> dict[str, 
     out.table(f"{k} wrong labels planted among {s.examples:,}; the mean over {s.members} networks finds as many", [
         {"the largest": words, "are planted (precision at k)": f"{share:.1%}"} for words, share in found.items()
     ])  # fmt: skip
-    worst = np.argsort(np.asarray(scores).mean(1))[:32]
+    worst = np.argsort(-harm)[:32]
     titles = [f"{pictures.classes[Y[i]]}{' (planted)' if wrong[i] else ''}" for i in worst]
     out.picture("harmful", plotting.pictures(X[worst], titles))
     return dict(zip(("precision, harm", "precision, norm", "precision, loss", "chance"), found.values(), strict=True))

@@ -9,7 +9,7 @@ in the time of one, finds one that is up to a fifth lower. Test errors, by the w
 examples, are within 10% of each other.
 
 Then 1,000 networks fit the sine, each from a start of its own, in one `sweep`. Expect it to take less than a twentieth
-of the time of 1,000 calls of `fit`, of which some are timed, with all programs compiled. The two take turns, and the
+of the time of 1,000 calls of `fit` (some are timed), with all programs compiled. The two take turns, and the
 least time of each counts; the processor's time tells the same on a busy machine. Expect the median start to end at 10
 times the loss of the best one, which is what many starts are for.
 

@@ -32,7 +32,7 @@ class Settings:
     tests: int = 10_000  # test digits, and as many pictures of clothes
     epochs: int = 10
     key: int = 0
-    quick: bool = False  # few digits, and one epoch
+    quick: bool = False  # few digits, and negatives of them for clothes
 
 
 STRUCTURES = ("full", "kronecker", "diagonal", "last_layer")

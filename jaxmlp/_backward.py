@@ -113,9 +113,8 @@ def restart_of(
     def example(tape, y, share):
         return _leave_trace(net, params, tape, y, share, start, rule, rule_state)
 
-    tape = Tape(trace.inputs, trace.pre_activations, trace.output, trace.masks)
     each = 0 if share is not None and jnp.ndim(share) else None
-    return jax.vmap(example, in_axes=(0, 0, each))(tape, Y, share)
+    return jax.vmap(example, in_axes=(0, 0, each))(trace.tape, Y, share)
 
 
 def _leave_trace(net, params, tape: Tape, y, share, start: Start, rule: Rule, rule_state: Any) -> Trace:

@@ -84,8 +84,7 @@ def ggn_forms(
         curved = [_output_curvature(net, tape, y, d) for d in dz]
         return jnp.stack([jnp.stack([norms.widen(d) @ norms.widen(c) for c in curved]) for d in dz])
 
-    tape = Tape(trace.inputs, trace.pre_activations, trace.output, trace.masks)
-    return jnp.tensordot(shares_of(trace, weights), jax.vmap(example)(tape, trace.labels), 1)
+    return jnp.tensordot(shares_of(trace, weights), jax.vmap(example)(trace.tape, trace.labels), 1)
 
 
 def hvp(

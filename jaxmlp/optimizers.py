@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxmlp import rules, validate
+from jaxmlp import norms, rules, validate
 from jaxmlp._backward import trace_of
 from jaxmlp.network import MLP, Params
 from jaxmlp.trace import Trace
@@ -144,6 +144,12 @@ def make_objective(net: MLP, params: Params, X: Float[Array, "m i"]) -> Objectiv
     trace = trace_of(net, params, X, Y, None, rules.backprop, None)
     constant = lambda p: 0 * p[0].b.sum() + value
     return Objective(value, constant, lambda p: p, trace, None, jax.random.key(0))
+
+
+def state_dtype(params: Any) -> Any:
+    """The dtype of what an optimizer averages; optax asks for it with a placeholder, which holds no array."""
+    leaves = jax.tree.leaves(params)
+    return norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
 
 
 class Told(NamedTuple):

@@ -17,7 +17,7 @@ from jaxmlp import norms
 from jaxmlp.doors import takes_trace
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
-from jaxmlp.trace import Trace, check_weights, narrow, shares_of, with_constant
+from jaxmlp.trace import Trace, check_weights, narrow, shares_of, split, with_constant
 
 
 @takes_trace
@@ -44,7 +44,7 @@ def variance(trace: Trace, weights: Float[Array, " m"] | None = None) -> Params:
 
     layers = tuple(_each_row(layer, delta, a) for delta, a in zip(trace.deltas, _inputs(trace), strict=True))
     if trace.constants is not None:  # the bias is the weight of the last input
-        layers = tuple(Layer(W[:, :-1], W[:, -1]) for W, _ in layers)
+        layers = tuple(split(W) for W, _ in layers)
     return narrow(layers, trace.losses.dtype)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from jaxmlp import validate
+from jaxmlp._forward import Tape
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
 from jaxmlp.products import rounded_product
@@ -31,6 +32,11 @@ class Trace(NamedTuple):
     labels: Float[Array, "m k"] | None = None  # Y, as rows
     masks: tuple[Float[Array, "m _"], ...] | None = None  # dropout's
     constants: tuple[Float[Array, " m"], ...] | None = None  # what each bias multiplies; None: ones, as in the network
+
+    @property
+    def tape(self) -> Tape:
+        """The forward pass's, for starts and tangents; of a trace that is not mapped."""
+        return Tape(self.inputs, self.pre_activations, self.output, self.masks)
 
     def __repr__(self) -> str:
         """The widths and the dtype, without the arrays, which would fill pages."""
@@ -55,6 +61,16 @@ def with_constant(trace: Trace, l: int) -> Float[Array, "m i"]:
     a = widen(trace.inputs[l])
     constant = jnp.ones(a.shape[0], a.dtype) if trace.constants is None else widen(trace.constants[l])
     return jnp.concatenate([a, constant[:, None]], axis=1)
+
+
+def join(layer: Layer) -> Float[Array, "*m o i"]:
+    """`[W b]`."""
+    return jnp.concatenate([layer.W, layer.b[..., None]], axis=-1)
+
+
+def split(joined: Float[Array, "*m o i"]) -> Layer:
+    """W and b of `[W b]`."""
+    return Layer(joined[..., :-1], joined[..., -1])
 
 
 def squares(arrays: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -15,13 +15,13 @@ from jaxmlp import validate
 from jaxmlp._forward import predict
 from jaxmlp.chunks import mean_of_chunks
 from jaxmlp.maps import Factors, transform
-from jaxmlp.methods.kfac import Curvature
-from jaxmlp.network import MLP, Layer, Params
+from jaxmlp.methods.kfac import Curvature, choose_start
+from jaxmlp.network import MLP, Params
 from jaxmlp.norms import widen
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import kronecker_factors, per_example_gradients, second_moment
-from jaxmlp.starts import Start, hessian_root, output_delta, sample_labels
-from jaxmlp.trace import Trace, shares_of, with_constant
+from jaxmlp.starts import Start, sample_labels
+from jaxmlp.trace import Trace, join, shares_of, with_constant
 from jaxmlp.validate import Examples, Preprocess
 
 MOST = 20_000  # directions of a dense matrix: 1.6 GB in float32
@@ -32,9 +32,9 @@ def choose_source(
 ) -> tuple[Examples, Start]:
     """The examples and the start whose error signals' second moments are the curvature."""
     if curvature != "fisher":
-        return examples, hessian_root if curvature == "gauss_newton" else output_delta
+        return examples, choose_start(curvature)
     labels = sample_labels(net, predict(net, params, examples.X, preprocess=preprocess), validate.key(key))
-    return examples._replace(Y=labels), output_delta
+    return examples._replace(Y=labels), choose_start(curvature)
 
 
 @compiled("net", "preprocess", "start", "size")
@@ -114,16 +114,6 @@ def flatten_gradients(trace: Trace) -> Float[Array, "m *c n"]:
     each = jax.tree.leaves(per_example_gradients(trace))
     lead = trace.deltas[-1].shape[:-1]
     return jnp.concatenate([leaf.reshape(*lead, -1) for leaf in each], axis=-1)
-
-
-def join(layer: Layer) -> Float[Array, "*m o i"]:
-    """`[W b]`."""
-    return jnp.concatenate([layer.W, layer.b[..., None]], axis=-1)
-
-
-def split(joined: Float[Array, "*m o i"]) -> Layer:
-    """W and b of `[W b]`."""
-    return Layer(joined[..., :-1], joined[..., -1])
 
 
 def check_size(n: int, argument: str, given: str) -> None:

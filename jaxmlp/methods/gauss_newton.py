@@ -18,12 +18,12 @@ from jaxtyping import Array, Float
 
 from jaxmlp import losses, norms, rules, validate
 from jaxmlp._backward import restart_of
-from jaxmlp._forward import Tape
 from jaxmlp.doors import takes_network
+from jaxmlp.methods.curvature_blocks import flatten_gradients
 from jaxmlp.methods.quadratic_model import inner
 from jaxmlp.network import MLP, Params
-from jaxmlp.optimizers import Told
-from jaxmlp.readouts import gradient_gram, mean_gradient, per_example_gradients, per_example_norms
+from jaxmlp.optimizers import Told, state_dtype
+from jaxmlp.readouts import gradient_gram, mean_gradient, per_example_norms
 from jaxmlp.starts import hessian_root, is_canonical, pre_activation_rows
 from jaxmlp.trace import Trace, narrow, shares_of, sum_of_products
 from jaxmlp.validate import Given
@@ -70,8 +70,7 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
     damping = validate.numbers(damping, "damping", above=0)
 
     def init(params: Any) -> GaussNewtonState:
-        leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
-        dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
+        dtype = state_dtype(params)
         return GaussNewtonState(jnp.array(damping, dtype), jnp.full((), 2, dtype))  # a copy: hyper may be donated, too
 
     def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
@@ -101,8 +100,7 @@ def _has_fewer_outputs(net: MLP, trace: Trace) -> bool:
 def _solve_for_weights(net: MLP, params: Params, trace: Trace, weights: Any, grads: Params, damping: Array) -> Params:
     """`-(B^T B + damping I)^-1 g`, B with a row for each row of the loss's Hessian's root and example."""
     rows = _restart(net, params, trace, weights, hessian_root)
-    of_each = per_example_gradients(rows)
-    B = jnp.concatenate([norms.widen(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(of_each)], axis=2)
+    B = norms.widen(flatten_gradients(rows))
     B = B.reshape(-1, B.shape[-1])
     g, unravel = ravel_pytree(jax.tree.map(norms.widen, grads))
     return unravel(-_solve_positive(B.T @ B, damping, g))
@@ -124,8 +122,7 @@ def _solve_for_outputs(net: MLP, params: Params, trace: Trace, weights: Any, gra
     if is_canonical(net) and net.loss == losses.squared_error:  # H is the identity
         alpha = _solve_positive(K, damping, (errors - moved / damping).ravel())
     else:
-        tape = Tape(trace.inputs, trace.pre_activations, trace.output, trace.masks)
-        R = norms.widen(jax.vmap(lambda tape, y: hessian_root(net, tape, y))(tape, trace.labels))
+        R = norms.widen(jax.vmap(lambda tape, y: hessian_root(net, tape, y))(trace.tape, trace.labels))
         H = jnp.einsum("mca,mcb->mab", R, R)
         HK = jnp.einsum("mab,mbn->man", H, K.reshape(m, k, m * k)).reshape(m * k, m * k)
         right = errors - jnp.einsum("mab,mb->ma", H, moved) / damping

@@ -78,7 +78,7 @@ def influence(
             from the model ("fisher"), or from the true labels ("empirical"). The rows draw nothing and cost a recursion
             for each output; drawn labels cost one in all.
         key: for "projected", and for labels drawn from the model.
-        size: of the projections of "projected", 16 unless given; a layer of fewer units stays as it is.
+        size: the rows of the projections of "projected", 16 unless given; a narrower layer is not projected.
         terms: for "ekfac": the division by second moments is exact, and costs the weights for each score; with terms it
             becomes a sum of so many products, which cost the units. The correlation with the exact scores of a trained
             layer of 256 units for MNIST was 0.997 with 4 and 0.998 with 8.

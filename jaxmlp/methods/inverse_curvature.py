@@ -17,7 +17,6 @@ from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform
 from jaxmlp.methods.curvature_blocks import (
     choose_source,
     flatten_gradients,
-    join,
     mean_dense,
     mean_factors,
     mean_squares,
@@ -27,7 +26,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.norms import widen
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import KroneckerFactors, per_example_gradients
-from jaxmlp.trace import Trace
+from jaxmlp.trace import Trace, join
 from jaxmlp.validate import Examples, Preprocess
 
 Method = Literal["tracin", "kfac", "ekfac", "projected", "exact"]
@@ -75,7 +74,8 @@ def prepare(
         divide = tuple(s + _damping(how.damping, s.mean()) for s in moments)
         if how.terms is None:
             return Sides(U, transform(queries, U), divide)
-        return Sides(U, transform(queries, U), terms=tuple(_expand(d, s, how.terms) for d, s in zip(divide, moments)))  # noqa: B905
+        expand = lambda d, s: _expand(d, s, how.terms)
+        return Sides(U, transform(queries, U), terms=tuple(map(expand, divide, moments)))
     maps = None if how.method == "exact" else draw_projections(net, how, params[0].W.dtype)
     H = mean_dense(net, params, examples, maps, preprocess, start, chunk)
     return Sides(maps, _solve(H, queries if maps is None else transform(queries, maps), how.damping))

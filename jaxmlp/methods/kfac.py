@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxmlp import norms, rules, validate
+from jaxmlp import rules, validate
 from jaxmlp._backward import restart_of
 from jaxmlp.doors import takes_network
 from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform, transform_gradient
 from jaxmlp.methods.periodic import every
 from jaxmlp.methods.quadratic_model import QuadraticModel, model_cost
 from jaxmlp.network import MLP, Layer, Params
-from jaxmlp.optimizers import Told
+from jaxmlp.optimizers import Told, state_dtype
 from jaxmlp.readouts import KroneckerFactors, kronecker_factors, mean_gradient, second_moment
-from jaxmlp.starts import hessian_root, output_delta, sample_labels
-from jaxmlp.trace import Trace
+from jaxmlp.starts import Start, hessian_root, output_delta, sample_labels
+from jaxmlp.trace import Trace, split
 from jaxmlp.validate import Given
 
 SHRINK = 19 / 20  # of the damping, for each step between two adaptations: Martens and Grosse, section 6.5
@@ -35,6 +35,12 @@ Curvature = Literal["fisher", "gauss_newton", "empirical"]
 Rate = float | Float[Given, ""]
 
 
+def _mix(decay: Array, old: Any, new: Any) -> Any:
+    """`decay old + (1 - decay) new`, in the dtype of the old."""
+    mix = lambda v, x: decay.astype(v.dtype) * v + (1 - decay).astype(v.dtype) * x.astype(v.dtype)
+    return jax.tree.map(mix, old, new)
+
+
 class Average(NamedTuple):
     """The factors' running averages from 0, and the same average of ones, which corrects their bias."""
 
@@ -42,8 +48,7 @@ class Average(NamedTuple):
     weight: Float[Array, ""]
 
     def after(self, factors: Factors, decay: Any) -> "Average":
-        mix = lambda v, x: decay.astype(v.dtype) * v + (1 - decay).astype(v.dtype) * x
-        return Average(jax.tree.map(mix, self.total, factors), mix(self.weight, 1))
+        return Average(_mix(decay, self.total, factors), _mix(decay, self.weight, jnp.ones_like(self.weight)))
 
     @property
     def factors(self) -> Factors:
@@ -171,8 +176,7 @@ def _is_small(net: MLP, trace: Trace) -> bool:
 
 
 def _start(net: MLP, params: Any, damping: Array, eigenbasis: bool) -> KfacState:
-    leaves = jax.tree.leaves(params)  # none where optax asks which parts of the state are like the parameters
-    dtype = norms.wide(leaves[0].dtype) if leaves else jnp.dtype(jnp.float32)
+    dtype = state_dtype(params)
     square = lambda n: jnp.zeros((n, n), dtype)
     zeros = lambda: tuple(KroneckerFactors(square(n_in + 1), square(n_out)) for n_out, n_in in net.shapes)
     like = lambda: jax.tree.map(jnp.zeros_like, params)
@@ -202,20 +206,23 @@ def _choose(learning_rate: Any, momentum: Array, state: KfacState, model: Quadra
 def _restart(net: MLP, params: Params, told: Told, curvature: Curvature) -> Trace:
     """The trace of the error signals that the curvature is made of, by backpropagation under any rule."""
     labels = sample_labels(net, told.trace.output, told.key) if curvature == "fisher" else told.trace.labels
-    start = hessian_root if curvature == "gauss_newton" else output_delta
-    return restart_of(net, params, told.trace, labels, rules.backprop, None, None, start)
+    return restart_of(net, params, told.trace, labels, rules.backprop, None, None, choose_start(curvature))
+
+
+def choose_start(curvature: Curvature) -> Start:
+    """The start whose error signals' second moments are the curvature; labels drawn from the model have the loss's."""
+    return hessian_root if curvature == "gauss_newton" else output_delta
 
 
 # Compiled, since a checkpoint runs an update by itself, outside a compiled epoch.
 @jax.jit
 def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[Average, Params | None]:
     """The averages with one more batch in them."""
-    factors = jax.tree.map(lambda x, v: x.astype(v.dtype), kronecker_factors(trace, weights), state.average.total)
+    factors = kronecker_factors(trace, weights)
     if state.moments is None:
         return state.average.after(factors, decay), None
     along = second_moment(transform(trace, state.maps), weights)
-    mix = lambda v, x: decay.astype(v.dtype) * v + (1 - decay).astype(v.dtype) * x.astype(v.dtype)
-    return state.average.after(factors, decay), jax.tree.map(mix, state.moments, along)
+    return state.average.after(factors, decay), _mix(decay, state.moments, along)
 
 
 @jax.jit
@@ -228,7 +235,7 @@ def _invert(average: Average, moments: Params | None, damping: Array) -> tuple[F
     for of_layer, rotate in zip(average.factors, U, strict=True):
         of_A, of_G = (jnp.maximum(jnp.sum((u @ x) * u, axis=1), 0) for x, u in zip(of_layer, rotate, strict=True))
         moment = jnp.outer(of_G, of_A)
-        made.append(Layer(moment[:, :-1], moment[:, -1]))
+        made.append(split(moment))
     return U, jax.tree.map(lambda x, old: x.astype(old.dtype), tuple(made), moments)
 
 

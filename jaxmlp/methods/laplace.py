@@ -19,12 +19,13 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 from jaxmlp import losses, validate
 from jaxmlp._forward import cost
 from jaxmlp.maps import Factors
-from jaxmlp.methods.curvature_blocks import check_size, split
+from jaxmlp.methods.curvature_blocks import check_size
 from jaxmlp.methods.normal_weights import Structure, draw, find_curvature, linearize, squash
 from jaxmlp.network import MLP, Params
 from jaxmlp.norms import widen
 from jaxmlp.readouts import KroneckerFactors
 from jaxmlp.starts import pre_activation_rows, unit_rows
+from jaxmlp.trace import split
 from jaxmlp.validate import Given, Preprocess
 
 STRUCTURES = ("kronecker", "diagonal", "last_layer", "full")

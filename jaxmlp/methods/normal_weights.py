@@ -22,14 +22,13 @@ from jaxmlp.methods.curvature_blocks import (
     mean_factors,
     mean_last_block,
     mean_squares,
-    split,
 )
 from jaxmlp.norms import widen
 from jaxmlp.programs import compiled
 from jaxmlp.readouts import KroneckerFactors
 from jaxmlp.rules import backprop
 from jaxmlp.starts import hessian_root, unit_rows
-from jaxmlp.trace import Trace, with_constant
+from jaxmlp.trace import Trace, split, with_constant
 
 Structure = Literal["kronecker", "diagonal", "last_layer", "full"]
 CHUNK = 1024  # examples at a time
