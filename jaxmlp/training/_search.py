@@ -30,8 +30,8 @@ from jaxmlp.training.state import Optimizer
 PENALTIES = {"l2": penalties.l2, "l1": penalties.l1, "max_norm": penalties.max_norm}
 STRENGTHS = tuple(name for name, row in TABLE.items() if row.searched and row.by_member)
 COMPILED_IN = tuple(name for name, row in TABLE.items() if row.searched and not row.by_member)
-FIXED = tuple(name for name in inspect.signature(sweep).parameters
-              if name not in ("net", "data", "keys", "epochs", "optimizer", "validation", "progress"))  # fmt: skip
+OWN = ("net", "data", "keys", "epochs", "optimizer", "validation", "progress", "checkpoints", "checkpoint_every")
+FIXED = tuple(name for name in inspect.signature(sweep).parameters if name not in OWN)
 OF_FIT = tuple(name for name in inspect.signature(fit).parameters if name != "mesh")  # a sweep's has other axes
 
 Settings = dict[str, Any]

@@ -6,6 +6,8 @@ its PureJaxRL.
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
-from jaxmlp import metrics, rules, validate
+from jaxmlp import interrupts, metrics, rules, validate
 from jaxmlp.dropout import Keep
 from jaxmlp.initializers import VARIANCES, Initializer
 from jaxmlp.network import MLP, Params
@@ -23,7 +25,8 @@ from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
 from jaxmlp.training import processes, reporting, sampling, settings, sharding
 from jaxmlp.training.examples import Axis, ClassWeights, Reading, read_data
-from jaxmlp.training.population import Population, join, select_data
+from jaxmlp.training.population import Population, join, place_data, select_data
+from jaxmlp.training.population_checkpoint import PopulationCheckpoints, describe
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run
 from jaxmlp.validate import Given, Preprocess
@@ -59,13 +62,15 @@ def sweep(
     shared_order: bool = True,
     members_at_once: int | None = None,
     mesh: Mesh | None = None,
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int = 1,
     progress: bool = True,
 ) -> SweepResult:
     """Trains a population of E networks, all at once in one compiled program: `vmap` of the epoch that `fit` runs.
 
     Member i is `fit(net, jm.init(net, keys[i]), data, key=keys[0], ...)` with its own settings, to rounding, and with
     `key=keys[i]` if not `shared_order`. A member that diverges is marked and keeps its last good weights, and one whose
-    patience ends stops; the others go on.
+    patience ends stops; the others go on, in a smaller program where that pays.
 
     Args: those of `fit`, and these. Each is one for all members or has a member axis `E` in front; all axes agree.
         net: a list has one network for each member; equal ones share a program.
@@ -84,8 +89,10 @@ def sweep(
             once. What a readout draws, such as private noise, is each member's own.
         members_at_once: trains that many at a time, with the same numbers, where memory is small.
         mesh: of this process's devices; members lie along its axis `member`, batches and layers as by `fit`.
+        checkpoints: a folder; the same call goes on from it to the same bits. It has a folder for each program.
+        checkpoint_every: epochs between two states; many where an epoch is short.
     Returns:
-        A SweepResult; printed, it is a table, the best member first. A sweep is not saved on the way.
+        A SweepResult; printed, it is a table, the best member first.
     Raises:
         ValueError: for bad input, before anything compiles.
     Example:
@@ -96,12 +103,23 @@ def sweep(
         ((4, 64, 784), (2, 4))
     """
     groups, varied = form_groups(locals())
-    total = validate.whole(epochs, "epochs")
+    total, every = validate.whole(epochs, "epochs"), validate.whole(checkpoint_every, "checkpoint_every")
+    reporting.check_outputs(None, None, checkpoints)
     parts = []
-    with reporting.show(total * len(groups), "epoch", progress) as show:
+    with (
+        reporting.show(total * len(groups), "epoch", progress) as show,
+        interrupts.hold(checkpoints is not None) as interrupted,
+    ):
         for number, group in enumerate(groups):
-            population = group.begin()
-            population.train(total, lambda done, row, before=number * total: show(before + done, summarize(row)))
+            population, keeper = group.begin(), None
+            report = lambda done, row, before=number * total: show(before + done, summarize(row))
+            with ExitStack() as stack:
+                if checkpoints is not None:
+                    folder = Path(checkpoints).absolute() / f"{number + 1:03}"
+                    told = describe(population, group.runs)
+                    keeper = PopulationCheckpoints(folder, every, total, told, interrupted)
+                    stack.enter_context(keeper.open(population))
+                population.train(total - population.done, report, keeper)
             parts.append((group.index, population if len(groups) == 1 else population.move_to_host()))
     return join(parts, varied, stacked=isinstance(net, MLP))
 
@@ -126,8 +144,7 @@ class Group(NamedTuple):
         if params is not None:
             copy = lambda array: jnp.broadcast_to(jnp.asarray(array), (len(index), *jnp.shape(array)))
             runs = runs._replace(params=jax.tree.map(copy, params))
-        put = lambda array, axis: sharding.put(plan.mesh, array, *([] if axis is None else [sharding.MEMBER]))
-        return Population.begin(plan, axes, initial, runs, Data(*map(put, data, axes)), shared)
+        return Population.begin(plan, axes, initial, runs, place_data(plan.mesh, data, axes), shared)
 
 
 def summarize(row: dict[str, np.ndarray]) -> dict[str, float]:

@@ -73,7 +73,7 @@ class Checkpoints:
         with ExitStack() as stack:
             with processes.raise_on_all(self.mesh):
                 if jax.process_index() == 0 or not processes.are_several(self.mesh):
-                    stack.enter_context(_lock(self.folder))
+                    stack.enter_context(lock(self.folder))
             if self._mark() != seen:  # another run saved in between
                 saved = self.restore(start)
             for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
@@ -118,12 +118,7 @@ class Checkpoints:
         )
         if not isinstance(run, dict) or type(done) is not int or not _is_history(history, done):
             raise ValueError(f"{where} holds no checkpoint of a run, expected another folder")
-        for name, value in self.run.items():
-            if name in run and run[name] != value:  # an older version may not have kept it
-                raise ValueError(
-                    f"{where} was written by another run ({name}: {run[name]}, here {value}); expected the same "
-                    "arguments, or another folder"
-                )
+        check_run(self.run, run, where)
         return about
 
     def _log_bytes(self) -> int | None:
@@ -147,6 +142,16 @@ class Checkpoints:
             trees.write_tree(self.folder / LAST, _save_form(state), about)
 
 
+def check_run(here: dict[str, Any], saved: dict[str, Any], where: Path) -> None:
+    """Refuses the file of a run that differs in what both know."""
+    for name, value in here.items():
+        if name in saved and saved[name] != value:  # an older version may not have kept it
+            raise ValueError(
+                f"{where} was written by another run ({name}: {saved[name]}, here {value}); expected the same "
+                "arguments, or another folder"
+            )
+
+
 def _save_form(state: TrainState) -> Saved:
     """The state as files hold it; what every start of the run finds anew is not in them."""
     values = state._asdict()
@@ -168,7 +173,7 @@ def _is_history(given: Any, done: int) -> bool:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Holds the folder for this run until it ends, however it ends. Only POSIX systems lock folders, NFS does not."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.name != "posix":

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxmlp import trees
@@ -15,9 +16,10 @@ from jaxmlp.initializers import Initializer
 from jaxmlp.network import Params
 from jaxmlp.products import TINY
 from jaxmlp.programs import compiled
+from jaxmlp.training import packing
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.result import History, SweepResult
-from jaxmlp.training.sharding import MEMBER, along, length
+from jaxmlp.training.sharding import MEMBER, along, length, put
 from jaxmlp.training.state import Data, Plan, Run, TrainState, split_key
 
 # A call takes enough epochs to hide the cost of starting it: of networks for XOR hundreds, of MNIST one.
@@ -41,13 +43,21 @@ def _axis_of(plan: Plan, members: int) -> str | None:
 
 @compiled("plan", "axes", "most", donate="states")
 def advance(
-    plan: Plan, axes: Data, most: int, states: TrainState, data: Data, shared: PRNGKeyArray | None, n: Array
+    plan: Plan,
+    axes: Data,
+    most: int,
+    states: TrainState,
+    data: Data,
+    shared: PRNGKeyArray | None,
+    limits: tuple[Array, Array],
 ) -> tuple[TrainState, Metrics, Array, Any, Array]:
-    """`n <= most` epochs of all members: states, metrics `(most, E)`, running, the shared key, the number of epochs.
+    """Epochs of all members: states, metrics `(most, E)`, running, the shared key, the number of epochs.
 
-    It ends early when every member has stopped. `running (most, E)` says which members trained in an epoch; the others'
-    metrics mean nothing. `shared` replaces the states' keys.
+    `limits` are the number of epochs, at most `most`, and that of running members at which it ends early: 0 where every
+    member has stopped. `running (most, E)` says which members trained in an epoch; the others' metrics mean nothing.
+    `shared` replaces the states' keys.
     """
+    n, fewest = limits
     # A CPU's vectors run along members that come last in memory where products are written out, entry by entry. A
     # larger product is one call for all members, or one each, and wants them first.
     axis = -1 if max(math.prod(shape) for shape in plan.net.shapes) <= TINY else 0
@@ -75,16 +85,23 @@ def advance(
     states = jax.tree.map(move(0, axis), states)
     _, like = jax.eval_shape(all_of_them, states, shared)
     history = {name: jnp.zeros((most, *score.shape), score.dtype) for name, score in like.items()}
-    is_running = lambda carry: (carry[0] < n) & ~carry[1].stopped.all()
+    is_running = lambda carry: (carry[0] < n) & ((~carry[1].stopped).sum() > fewest)
     first = (jnp.zeros((), jnp.int32), states, shared, history, jnp.zeros((most, len(states.epoch)), bool))
     done, states, shared, history, running = jax.lax.while_loop(is_running, body, first)
     return jax.tree.map(move(axis, 0), states), history, running, shared, done
 
 
-def select_data(data: Data, axes: Data, index: np.ndarray) -> Data:
-    """The examples of some members."""
+def select_data(data: Data, axes: Data, index: np.ndarray | int) -> Data:
+    """The examples of some members, or of one."""
     own = {name: getattr(data, name)[index] for name, axis in axes._asdict().items() if axis is not None}
     return data._replace(**own)
+
+
+def place_data(mesh: Mesh | None, data: Data, axes: Data) -> Data:
+    """Each array on every device, or along the members where it has a member axis."""
+    return Data(
+        *(put(mesh, array, *([] if axis is None else [MEMBER])) for array, axis in zip(data, axes, strict=True))
+    )
 
 
 @jax.jit
@@ -104,6 +121,37 @@ def _best_params(states: TrainState) -> Params:
     return jax.vmap(one)(states)
 
 
+def _to_host(states: TrainState) -> TrainState:
+    return jax.tree.map(lambda array: array if trees.is_key(array) else np.asarray(array), states)
+
+
+def _write(states: TrainState, index: np.ndarray, some: TrainState) -> TrainState:
+    """The states with those of some members replaced, in NumPy."""
+
+    def one(array: Any, part: Any) -> Any:
+        if trees.is_key(array):
+            return array.at[index].set(part)
+        array = np.array(array)
+        array[index] = part
+        return array
+
+    return jax.tree.map(one, states, some)
+
+
+class Keeper:
+    """Saves a population on the way."""
+
+    every: int  # epochs between two states
+
+    def is_due(self, done: int) -> bool:
+        """Whether a state is to be saved after so many epochs."""
+        raise NotImplementedError
+
+    def save(self, population: "Population") -> None:
+        """Saves it."""
+        raise NotImplementedError
+
+
 @dataclass
 class Population:
     """Members of one shape, after some epochs."""
@@ -114,6 +162,7 @@ class Population:
     states: TrainState
     shared: PRNGKeyArray | None  # replaces the states' keys, where members share their batches
     history: list[dict[str, np.ndarray]] = field(default_factory=list)  # of each call, `(epochs, E)` a column
+    index: np.ndarray | None = None  # the members that a program trains; None: all. The others have stopped.
 
     @classmethod
     def begin(
@@ -123,26 +172,71 @@ class Population:
         states = begin_all(plan, axes, initial, runs, data)
         return cls(plan, axes, data, states, None if shared is None else split_key(shared)[0])
 
-    def train(self, epochs: int, report: Callable[[int, dict[str, np.ndarray]], None]) -> None:
+    @property
+    def done(self) -> int:
+        """The number of epochs."""
+        return sum(len(part["cost"]) for part in self.history)
+
+    def train(
+        self,
+        epochs: int,
+        report: Callable[[int, dict[str, np.ndarray]], None],
+        keeper: Keeper | None = None,
+    ) -> None:
         """Trains that many epochs more, fewer if all stop; calls `report` with the number done and the last metrics."""
-        weights = sum(math.prod(shape) for shape in self.plan.net.shapes)
-        operations = 6 * weights * self.plan.steps * self.plan.batch_size * len(self.states.epoch)
-        most = int(min(max(OPERATIONS_A_CALL // operations, 1), EPOCHS_A_CALL))
-        done = 0
-        while done < epochs:
-            n = min(most, epochs - done)
-            self.states, history, running, self.shared, count = advance(
-                self.plan, self.axes, most, self.states, self.data, self.shared, jnp.asarray(n, jnp.int32)
+        end, devices = self.done + epochs, length(self.plan.mesh, MEMBER)
+        operations = (
+            6 * sum(math.prod(shape) for shape in self.plan.net.shapes) * self.plan.steps * self.plan.batch_size
+        )
+        members, stopped = len(self.states.epoch), np.asarray(self.states.stopped)
+        index = np.arange(members) if self.index is None else self.index
+        states, data = self._take_out(index)
+        while self.done < end and not stopped.all():
+            most = int(min(max(OPERATIONS_A_CALL // (operations * len(index)), 1), EPOCHS_A_CALL))
+            n = min(most, end - self.done, *([] if keeper is None else [keeper.every - self.done % keeper.every]))
+            fewest = packing.next_size(len(index), operations, end - self.done, devices)
+            limits = jnp.asarray(n, jnp.int32), jnp.asarray(fewest, jnp.int32)
+            states, history, running, self.shared, count = advance(
+                self.plan, self.axes, most, states, data, self.shared, limits
             )
-            count = int(count)
-            done += count
-            if count:
-                trained = np.asarray(running[:count])
-                columns = {name: np.asarray(column[:count]) for name, column in history.items()}
-                self.history.append({name: np.where(trained, of, np.nan) for name, of in columns.items()})
-                report(done, {name: column[-1] for name, column in self.history[-1].items()})
-            if count < n:
-                break
+            self._note(index, history, np.asarray(running[: int(count)]))
+            report(self.done, {name: column[-1] for name, column in self.history[-1].items()})
+            stopped = np.asarray(states.stopped)
+            if not stopped.all() and len(stopped) - stopped.sum() <= fewest:
+                self._put_back(index, states)
+                index = index[packing.choose_members(stopped, devices)]
+                states, data = self._take_out(index)
+                stopped = np.asarray(states.stopped)
+            if keeper is not None and (stopped.all() or keeper.is_due(self.done)):
+                self._put_back(index, states)
+                keeper.save(self)
+        self._put_back(index, states)
+        if len(index) < members:
+            at = MEMBER if members % devices == 0 else None
+            self.states = put(self.plan.mesh, jax.tree.map(jnp.asarray, self.states), at)
+
+    def _take_out(self, index: np.ndarray) -> tuple[TrainState, Data]:
+        """States and data of the members that a program trains; the others' states wait on the host."""
+        self.index = index
+        if len(index) == len(self.states.epoch):
+            return self.states, self.data
+        self.states = _to_host(self.states)
+        mesh = self.plan.mesh
+        data = place_data(mesh, select_data(self.data, self.axes, index), self.axes)
+        return put(mesh, _take(self.states, index), MEMBER), data
+
+    def _put_back(self, index: np.ndarray, states: TrainState) -> None:
+        whole = len(index) == len(self.states.epoch)
+        self.states = states if whole else _write(self.states, index, states)
+
+    def _note(self, index: np.ndarray, history: Metrics, trained: np.ndarray) -> None:
+        """Adds the epochs of a call, `trained (epochs, len(index))`, to the history: NaN where a member has stopped."""
+        columns = {}
+        for name, column in history.items():
+            of = np.where(trained, np.asarray(column[: len(trained)]), np.nan)
+            columns[name] = np.full((len(of), len(self.states.epoch)), np.nan, of.dtype)
+            columns[name][:, index] = of
+        self.history.append(columns)
 
     def select(self, index: np.ndarray) -> "Population":
         """The population of these members only."""
@@ -152,8 +246,7 @@ class Population:
 
     def move_to_host(self) -> "Population":
         """The same with the states in NumPy, so that the device's memory is free for the next population."""
-        states = jax.tree.map(lambda array: array if trees.is_key(array) else np.asarray(array), self.states)
-        return replace(self, states=states)
+        return replace(self, states=_to_host(self.states))
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
