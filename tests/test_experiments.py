@@ -44,6 +44,7 @@ from experiments import (
     uncertainty,
     vanishing,
     vectorization,
+    width,
     xor,
 )
 from experiments.output import NotReached
@@ -256,6 +257,12 @@ CASES = {
         (("sine, Adam, ratio", ">=", 100), ("sine, L-BFGS, ratio", ">=", 1), ("sine, Levenberg-Marquardt", "<=", 1e-7),
          ("faster, processor", ">=", 3), ("apart", "<=", 0.5), ("median loss", "<=", 1e-5)),
         ("losses", "fits", "starts"),
+    ),
+    "width": Case(
+        width, "under mu-P pre-activations and the best rate stay where they are while the network gets wider",
+        (("Adam mu-P, slope", "<=", 0.2), ("Adam standard, slope", ">=", 0.5), ("mu-P, moved", "<=", 2),
+         ("standard, moved", ">=", 4), ("standard, excess", ">=", 2)),
+        ("moves", "rates"),
     ),
     "results": Case(  # the other rows of the literature take longer, and are run by hand
         results, "the literature's rows that take seconds are reached",
