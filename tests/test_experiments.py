@@ -323,6 +323,7 @@ REFUSED = [
     (shapes, {"examples": 1}, "examples is 1, expected at least 2 to make a batch"),
     (vanishing, {"width": 1}, "width=1.*, expected .* a width and depth of at least 2"),
     (vectorization, {"examples": ()}, r"features, repeats and examples are 20, 5, \(\); expected at least 1 of each"),
+    (width, {"rates": (-6, -6)}, r"rates=\(-6, -6\).*, expected at least 1 of each, two widths and two rates"),
 ]
 
 

@@ -1,20 +1,20 @@
 """The maximal-update parametrization (mu-P): the best learning rate of a narrow network is that of a wide one.
 
 A base network is the one on which rates were tuned. Let r be a layer's width over its width in the base network, and 1
-for inputs and outputs. With entries of a of order 1 and of delta of order 1 / n below the output, SGD's update
-`-rate delta a^T` moves z by `rate delta (a . a')`, of order `rate n_in / n_out`. An update of Adam has entries of order
-`rate` and moves z by `rate n_in`. Rates that keep the movement of every z as the width grows, and the variances beside
-them, are those of the base network times
+for inputs and outputs. Each step should move the z of each layer as far as in the base network, whatever the widths.
+With output weights of order `1 / n_in`, entries of a are of order 1 and those of delta below the output of order
+`1 / n_out`. SGD's update `-rate delta a^T` moves z by `rate delta (a . a')`, of order `rate n_in / n_out`; an update by
+Adam has entries of order `rate` and moves z by `rate n_in`. Hence variances and rates are the base network's times
 
-|                | input weights | hidden weights  | output weights | hidden biases | output biases |
-|----------------|---------------|-----------------|----------------|---------------|---------------|
-| variance       | 1             | `1 / r_in`      | `1 / r_in^2`   |               |               |
-| rate as of SGD | `r_out`       | `r_out / r_in`  | `1 / r_in`     | `r_out`       | 1             |
-| rate as of Adam| 1             | `1 / r_in`      | `1 / r_in`     | 1             | 1             |
+|                  | input weights | hidden weights | output weights | hidden biases | output biases |
+|------------------|---------------|----------------|----------------|---------------|---------------|
+| variance         | 1             | `1 / r_in`     | `1 / r_in^2`   |               |               |
+| rate as for SGD  | `r_out`       | `r_out / r_in` | `1 / r_in`     | `r_out`       | 1             |
+| rate as for Adam | 1             | `1 / r_in`     | `1 / r_in`     | 1             | 1             |
 
 Source: Yang, Hu et al. 2021, "Tensor programs V: tuning large neural networks via zero-shot hyperparameter transfer",
 table 3, the form without a multiplier of the output; table 8 is an equal form with one. There all hidden widths grow
-alike, so hidden weights keep their rate of SGD; `r_out / r_in` for widths of their own is that of Yang, Simon and
+alike, so hidden weights keep their rate for SGD; `r_out / r_in` for widths of their own is that of Yang, Simon and
 Bernstein 2023, "A spectral condition for feature learning".
 """
 
@@ -63,8 +63,9 @@ def mup(net: MLP, base_width: int | Sequence[int], optimizer: Kind, rates: Liter
     """An optimizer with a learning rate for each layer, by mu-P: `update = factor (update of the optimizer)`.
 
     The rate that is best for the base network is then about the best for wider ones. The initial weights belong to it:
-    see `mup_weights`. At the base width every factor is 1. The factors multiply all of the optimizer's update, with any
-    weight decay in it. Adam's `eps` should stay below the entries of the gradient, which shrink as 1 / width.
+    see `mup_weights`. At the base width every factor is 1. Adam's `eps` should stay below the entries of the gradient,
+    which shrink as 1 / width. A weight decay inside the optimizer is multiplied, too; one that all widths share goes
+    behind, as in `optax.chain(jm.mup(..), optax.add_decayed_weights(-rate * decay))`.
 
     Args:
         net: the network that is trained.
