@@ -46,7 +46,7 @@ class Settings:
     sgd_rate: float = 0.1  # of that check
     examples: int = 1600  # of the sweeps
     epochs: int = 4  # of the sweeps; the cost of the last one judges a rate
-    rates: tuple[int, int] = (-13, -6)  # exponents of 2 of the lowest and the highest rate of the sweeps
+    rates: tuple[int, int] = (-14, -6)  # exponents of 2 of the lowest and the highest rate of the sweeps
     keys: int = 2  # runs of each rate, each from a random start of its own; the best has the least mean cost
     one_key_from: int = 1024  # width from which one run must do
     quick: bool = False  # widths 32 and 256, two hidden layers, one start, 320 examples, 3 epochs, rates 2^-10 to 2^-5
@@ -56,6 +56,7 @@ SMALLER: dict[str, Any] = {
     "widths": (32, 256), "depth": 2, "starts": 1, "examples": 320, "epochs": 3, "rates": (-10, -5), "keys": 1,
 }  # fmt: skip
 CHECKED = (("Adam", "standard"), ("Adam", "mu-P"), ("SGD", "standard"), ("SGD", "NTK"), ("SGD", "mu-P"))
+Case = tuple[str, str]
 SWEPT = ("standard", "mu-P")
 WEIGHTS_AT_ONCE = 2**24  # of the members that train together
 
@@ -71,7 +72,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     nets = [_network(settings, X.shape[1], width, len(pictures.classes)) for width in settings.widths]
     moves = {case: _measure_moves(nets, *case, X, Y, settings) for case in CHECKED}
     slopes = {case: _find_slopes(settings.widths, moved) for case, moved in moves.items()}
-    _report_slopes(slopes, settings, out)
+    _report_moves(moves, slopes, settings, out)
     costs = {"standard": _sweep_rates(nets, "standard", X, Y, settings)}
     wider = _sweep_rates(nets[1:], "mu-P", X, Y, settings)
     costs["mu-P"] = np.concatenate([costs["standard"][:1], wider])  # at the base width the two are one
@@ -175,15 +176,27 @@ def _rates(settings: Settings) -> np.ndarray:
     return 2.0 ** np.arange(lowest, highest + 1)
 
 
-def _report_slopes(slopes: dict[tuple[str, str], np.ndarray], settings: Settings, out: Output) -> None:
+def _layers(settings: Settings) -> list[str]:
+    return [*(f"layer {l}" for l in range(1, settings.depth + 1)), "outputs"]
+
+
+def _report_moves(
+    moves: dict[Case, np.ndarray], slopes: dict[Case, np.ndarray], settings: Settings, out: Output
+) -> None:
     first, *_, last = settings.widths
-    layers = [f"layer {l}" for l in range(1, settings.depth + 1)] + ["outputs"]
+    layers = _layers(settings)
     out.table(f"slope of the movement of z by width, {first} to {last}; least and most of {settings.moved} steps", [
         {"optimizer": name, "parametrization": scaling,
          **{layer: f"{low:+.2f} to {high:+.2f}"
             for layer, low, high in zip(layers, of_case.min(0), of_case.max(0), strict=True)}}
         for (name, scaling), of_case in slopes.items()
     ])  # fmt: skip
+    at = [
+        (i, step, l) for i in range(len(settings.widths)) for step in range(settings.moved) for l in range(len(layers))
+    ]
+    columns = {"width": [settings.widths[i] for i, _, _ in at], "step": [step + 1 for _, step, _ in at],
+               "layer": [layers[l] for *_, l in at]}  # fmt: skip
+    out.numbers("moves", columns | {" ".join(case): moved.ravel() for case, moved in moves.items()})
 
 
 def _report_rates(costs: dict[str, np.ndarray], best: dict[str, np.ndarray], settings: Settings, out: Output) -> None:
@@ -204,17 +217,19 @@ def _report_rates(costs: dict[str, np.ndarray], best: dict[str, np.ndarray], set
         out.numbers(f"costs_{scaling}", {"rate": rates, **dict(zip(settings.widths, costs[scaling], strict=True))})
 
 
-def _draw_moves(moves: dict[tuple[str, str], np.ndarray], settings: Settings):
+def _draw_moves(moves: dict[Case, np.ndarray], settings: Settings):
     figure, axes = plotting.figure(1, len(moves), size=(2.9, 3.4), sharey=True)
-    layers = [f"layer {l}" for l in range(1, settings.depth + 1)] + ["outputs"]
+    layers = _layers(settings)
     for ax, ((name, scaling), moved) in zip(axes, moves.items(), strict=True):
         for l, (layer, color) in enumerate(zip(layers, plotting.PALETTE * 2, strict=False)):
             ax.loglog(settings.widths, moved[:, -1, l], "o-", color=color, markersize=3.5, label=layer)
             ax.loglog(settings.widths, moved[:, 0, l], "o:", color=color, markersize=2.5, linewidth=1)
         ax.set(xlabel="width of the hidden layers (units)", title=f"{name}, {scaling}")
-        plotting.set_log_ticks(ax.xaxis)
+        ax.set_xticks(settings.widths[::2], [str(width) for width in settings.widths[::2]])
+        ax.xaxis.set_minor_formatter("")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("movement of z (root mean square)")
+    plotting.set_log_ticks(axes[0].yaxis)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small",
                   title=f"step {settings.moved}\n(dotted: step 1)", title_fontsize="small")  # fmt: skip
     return figure
@@ -234,5 +249,6 @@ def _draw_rates(costs: dict[str, np.ndarray], best: dict[str, np.ndarray], setti
                yscale="log")  # fmt: skip
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("training cost in the last epoch (mean loss)")
+    plotting.set_log_ticks(axes[0].yaxis)
     axes[-1].legend(title="width", fontsize="small", title_fontsize="small")
     return figure
