@@ -104,7 +104,7 @@ def _optimizer(net: jm.MLP, base: int, name: str, scaling: str) -> Callable[...,
     return factory
 
 
-def _scale_as_ntk(net: jm.MLP, base: int, updates: Params, params: Params) -> Params:
+def _scale_as_ntk(net: jm.MLP, base: int, updates: Any, params: Any) -> Params:
     """SGD on w with `W = w / sqrt(n_in)` is SGD on W whose rate is divided by n_in, here relative to the base's."""
     widths = zip((net.sizes[0], *[base] * (net.depth - 1)), net.sizes[:-1], strict=True)
     return tuple(u._replace(W=n_base / n_in * u.W) for u, (n_base, n_in) in zip(updates, widths, strict=True))
@@ -215,7 +215,9 @@ def _report_rates(costs: dict[str, np.ndarray], best: dict[str, np.ndarray], set
     for scaling, at in best.items():
         if {0, len(rates) - 1} & set(at):
             out.say(f"{scaling}: a best rate is at an end of the rates, so that a better one may lie beyond")
-        out.numbers(f"costs_{scaling}", {"rate": rates, **dict(zip(settings.widths, costs[scaling], strict=True))})
+        out.numbers(
+            f"costs_{scaling}", {"rate": rates, **dict(zip(map(str, settings.widths), costs[scaling], strict=True))}
+        )
 
 
 def _draw_moves(moves: dict[Case, np.ndarray], settings: Settings):
@@ -231,8 +233,8 @@ def _draw_moves(moves: dict[Case, np.ndarray], settings: Settings):
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("movement of z (root mean square)")
     plotting.set_log_ticks(axes[0].yaxis)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize="small",
-                  title=f"step {settings.moved}\n(dotted: step 1)", title_fontsize="small")  # fmt: skip
+    handles, title = axes[0].get_legend_handles_labels(), f"step {settings.moved}\n(dotted: step 1)"
+    figure.legend(*handles, loc="outside right", fontsize="small", title=title)  # pyright: ignore
     return figure
 
 
