@@ -260,7 +260,7 @@ CASES = {
     ),
     "width": Case(
         width, "under mu-P pre-activations and the best rate stay where they are while the network gets wider",
-        (("Adam mu-P, slope", "<=", 0.2), ("Adam standard, slope", ">=", 0.5), ("mu-P, moved", "<=", 2),
+        (("Adam mu-P, slope", "<=", 0.16), ("Adam standard, slope", ">=", 0.5), ("mu-P, moved", "<=", 2),
          ("standard, moved", ">=", 4), ("standard, excess", ">=", 2)),
         ("moves", "rates"),
     ),
