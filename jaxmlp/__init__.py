@@ -44,6 +44,8 @@ from jaxmlp.methods.gauss_newton import gauss_newton as gauss_newton
 from jaxmlp.methods.influence import influence as influence
 from jaxmlp.methods.kfac import kfac as kfac
 from jaxmlp.methods.laplace import laplace as laplace
+from jaxmlp.methods.mup import mup as mup
+from jaxmlp.methods.mup import mup_weights as mup_weights
 from jaxmlp.network import MLP as MLP
 from jaxmlp.network import Layer as Layer
 from jaxmlp.network import init as init

@@ -6,6 +6,7 @@ LeCun et al. 1998, Glorot and Bengio 2010, He et al. 2015. The notes call `1/n_i
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +26,43 @@ VARIANCES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+class Normal(NamedTuple):
+    """An initializer of this variance, whose draws are those of the names."""
+
+    variance: float
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "i o"]:
+        n_in, n_out = shape
+        return _draw_normal(self.variance, key, (n_out, n_in), dtype).T
+
+
+class ByLayer(NamedTuple):
+    """An initializer for the weights of each layer of one network; `init` takes the one of the layer."""
+
+    sizes: tuple[int, ...]  # of the network
+    each: tuple[Initializer, ...]
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+        """Refuses a shape alone, which does not tell the layer."""
+        raise ValueError(f"these initializers are for the weights of a network of widths {self.sizes}")
+
+
+def for_each_layer(how: str | Initializer, sizes: tuple[int, ...], argument: str) -> tuple[str | Initializer, ...]:
+    """The way to draw the weights of each layer: one for all, unless they are given by layer."""
+    if not isinstance(how, ByLayer):
+        return (how,) * (len(sizes) - 1)
+    if how.sizes != sizes:
+        raise ValueError(f"{argument} are for a network of widths {how.sizes}, expected {sizes}")
+    return how.each
+
+
 def draw(
     how: str | Initializer, key: PRNGKeyArray, n_in: int, n_out: int, dtype: jnp.dtype, argument: str
 ) -> Float[Array, "o i"]:
     """Draws `W (n_out, n_in)`: `how` is a name of `VARIANCES`, or an initializer, whose result is transposed."""
     if isinstance(how, str):
         variance = validate.look_up(how, VARIANCES, Callable, argument)(n_in, n_out)
-        if variance == 0:
-            return jnp.zeros((n_out, n_in), dtype)  # a draw takes the longest of all to compile
-        # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
-        return jax.random.normal(key, (n_out, n_in), dtype) * jnp.asarray(variance**0.5, dtype)
+        return _draw_normal(variance, key, (n_out, n_in), dtype)
     if not callable(how):
         raise ValueError(
             f"{argument} is {how!r}, expected a name or a function such as jax.nn.initializers.he_normal()"
@@ -55,3 +83,10 @@ def draw(
             f"{argument}: the initializer gave {W.dtype}, expected {dtype}, the third argument of its call"
         )
     return W.T
+
+
+def _draw_normal(variance: float, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "o i"]:
+    if variance == 0:
+        return jnp.zeros(shape, dtype)  # a draw takes the longest of all to compile
+    # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(variance**0.5, dtype)

@@ -170,7 +170,7 @@ def init(
     Args:
         weights: the variance of the weights: "zeros", "small_normal" (`0.01^2`), "lecun" (`1/n_in`, the notes' Xavier),
             "xavier" (`2/(n_in + n_out)`) or "he" (`2/n_in`); or a function of `jax.nn.initializers`, which is called
-            with the shape `(n_in, n_out)`, and whose result is transposed.
+            with the shape `(n_in, n_out)`, and whose result is transposed; or what `mup_weights` gives.
         biases: the same for the biases, with `n_in = 1`.
         dtype: a floating-point dtype; JAX's default float unless given.
     Returns:
@@ -185,9 +185,10 @@ def init(
     key = validate.key(key)
     dtype = validate.float_dtype(dtype)
     layers = []
-    for (n_out, n_in), layer_key in zip(net.shapes, jax.random.split(key, net.depth), strict=True):
+    each = initializers.for_each_layer(weights, net.sizes, "weights")
+    for how, (n_out, n_in), layer_key in zip(each, net.shapes, jax.random.split(key, net.depth), strict=True):
         W_key, b_key = jax.random.split(layer_key)
-        W = initializers.draw(weights, W_key, n_in, n_out, dtype, "weights")
+        W = initializers.draw(how, W_key, n_in, n_out, dtype, "weights")
         b = initializers.draw(biases, b_key, 1, n_out, dtype, "biases")
         layers.append(Layer(W, b[:, 0]))
     return tuple(layers)

@@ -35,6 +35,8 @@ OF_NETS = {
     "ntk": lambda net: jm.ntk(net, PARAMS, X),
     "influence": lambda net: jm.influence(net, PARAMS, (X, Y), (X, Y), progress=False),
     "laplace": lambda net: jm.laplace(net, PARAMS, X, Y),
+    "mup": lambda net: jm.mup(net, 5, SGD),
+    "mup_weights": lambda net: jm.mup_weights(net, 5),
     "save": lambda net: jm.save("net", net, PARAMS),
     "fit": lambda net: jm.fit(net, PARAMS, (X, Y), optimizer=SGD, epochs=1, key=KEY, progress=False),
     "sweep": lambda net: jm.sweep(net, (X, Y), optimizer=SGD, epochs=1, keys=KEY, progress=False),

@@ -44,6 +44,7 @@ from experiments import (
     uncertainty,
     vanishing,
     vectorization,
+    width,
     xor,
 )
 from experiments.output import NotReached
@@ -257,6 +258,12 @@ CASES = {
          ("faster, processor", ">=", 3), ("apart", "<=", 0.5), ("median loss", "<=", 1e-5)),
         ("losses", "fits", "starts"),
     ),
+    "width": Case(
+        width, "under mu-P pre-activations and the best rate stay where they are while the network gets wider",
+        (("Adam mu-P, slope", "<=", 0.16), ("Adam standard, slope", ">=", 0.5), ("mu-P, moved", "<=", 2),
+         ("standard, moved", ">=", 4), ("standard, excess", ">=", 2)),
+        ("moves", "rates"),
+    ),
     "results": Case(  # the other rows of the literature take longer, and are run by hand
         results, "the literature's rows that take seconds are reached",
         (("784-10 softmax", "<=", 0.076), ("two spirals, 2-64-64-1 tanh", "==", 1)),
@@ -316,6 +323,7 @@ REFUSED = [
     (shapes, {"examples": 1}, "examples is 1, expected at least 2 to make a batch"),
     (vanishing, {"width": 1}, "width=1.*, expected .* a width and depth of at least 2"),
     (vectorization, {"examples": ()}, r"features, repeats and examples are 20, 5, \(\); expected at least 1 of each"),
+    (width, {"rates": (-6, -6)}, r"rates=\(-6, -6\).*, expected at least 1 of each, two widths and two rates"),
 ]
 
 

@@ -1,1 +1,1 @@
-"""Methods that are a start, a map and a readout of a trace: K-FAC, Levenberg-Marquardt, influence, Laplace."""
+"""Methods made of starts, maps and readouts of a trace: K-FAC, Levenberg-Marquardt, influence, Laplace; and mu-P."""
