@@ -6,6 +6,7 @@ its PureJaxRL.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -103,7 +104,8 @@ def sweep(
             population = group.begin()
             population.train(total, lambda done, row, before=number * total: show(before + done, summarize(row)))
             parts.append((group.index, population if len(groups) == 1 else population.move_to_host()))
-    return join(parts, varied, stacked=isinstance(net, MLP))
+    nets = net if isinstance(net, MLP) else tuple(net)
+    return replace(join(parts, varied, stacked=isinstance(net, MLP)), net=nets, preprocess=preprocess)
 
 
 class Group(NamedTuple):
