@@ -31,8 +31,9 @@ def unknown_preprocess(x: Any) -> Any:
 
 def write(path: FilePath, many: "SweepResult") -> None:
     """See `SweepResult.save`."""
-    nets = list(dict.fromkeys(read_networks(many)))
-    of = None if isinstance(many.net, MLP) else [nets.index(net) for net in many.net]
+    each = read_networks(many)
+    nets = list(dict.fromkeys(each))
+    of = None if isinstance(many.net, MLP) else [nets.index(net) for net in each]
     texts = {name: values.tolist() for name, values in many.settings.items() if values.dtype.kind == "U"}
     arrays: dict[str, Any] = {f"history.{name}": column for name, column in many.history.items()}
     arrays |= {f"settings.{name}": values for name, values in many.settings.items() if name not in texts}
@@ -52,10 +53,9 @@ def read(path: FilePath, own: Sequence[Activation | Loss]) -> dict[str, Any]:
     """The fields of a SweepResult in a file of `write`."""
     tensors, about = files.read(path, "population")
     held = _Held(path, tensors, about)
-    fields = {name: held.take(name, kind, E=True) for name, kind in KINDS.items()
-              if name != "best_epoch" or name in tensors}  # fmt: skip
-    fields["best_epoch"] = fields.get("best_epoch")
-    fields |= {"history": held.history(), "settings": held.settings(), "states": None}
+    fields: dict[str, Any] = {"history": held.history(), "settings": held.settings(), "states": None}
+    for name, kind in KINDS.items():
+        fields[name] = None if name == "best_epoch" and name not in tensors else held.take(name, kind, E=True)
     for name in ("epochs", "best_epoch"):  # by which the history is read
         values = fields[name]
         if values is not None and not ((values >= 0) & (values <= len(fields["history"]["epoch"]))).all():
@@ -149,7 +149,7 @@ class _Held:
         """Parameters that fit the network, with a member axis in front where they are stacked."""
         pair = lambda l: [self.take(f"{start}.{name}{l}", "f", E=stacked, ndim=(n + stacked,))
                           for name, n in (("W", 2), ("b", 1))]  # fmt: skip
-        arrays = [pair(l) for l in range(1, net.depth + 1)]
+        arrays: list[Any] = [pair(l) for l in range(1, net.depth + 1)]
         try:
             validate.params(net, tuple(Layer(*(a[0] if stacked else a for a in layer)) for layer in arrays))
         except ValueError as error:

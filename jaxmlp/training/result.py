@@ -117,7 +117,6 @@ class SweepResult(WithFunctions):
     states: Any  # None in a result of `load`
     net: MLP | tuple[MLP, ...] | None = None  # a tuple has one for each member; None: not known
     preprocess: Preprocess | None = None  # what the members trained with
-
     STAND_INS: ClassVar = {"net": None, "preprocess": population_file.unknown_preprocess}
 
     @property
@@ -151,14 +150,14 @@ class SweepResult(WithFunctions):
         """`y_hat` of each member for each example, as `jm.predict` gives it, in bounded memory beside the result.
 
         Args:
-            X: the examples, as the members trained on them.
+            X: the examples, in the form of the training examples.
             members: the numbers of some of them; all unless given. One that diverged has its last good weights.
             preprocess: another one than in training.
         Raises:
             ValueError: where an argument does not fit, or members differ in the number of their outputs.
         Example:
-            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd(0.1), epochs=2,
-            ...                 progress=False)
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
             >>> many.predict(X).shape
             (4, 20, 10)
         """
@@ -175,8 +174,7 @@ class SweepResult(WithFunctions):
     ) -> Ensemble:
         """Chooses members whose mean predicts the validation examples best: greedily, one after another.
 
-        Of the first 1 .. size members the number with the best mean is kept, so the mean is at least as good there as
-        the best member. A member that diverged is never chosen.
+        The first 1 .. size of them with the best mean are kept, so it is at least as good there as the best member.
 
         Args:
             validation: examples `(X, Y)` or `(X, Y, weights)` that the members have not trained on.
@@ -189,8 +187,8 @@ class SweepResult(WithFunctions):
         Raises:
             ValueError: where an argument does not fit, or all members diverged.
         Example:
-            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd(0.1), epochs=2,
-            ...                 progress=False)
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
             >>> members, shares = many.ensemble((X, Y), size=3)
             >>> many.predict_mean(X, members, shares).shape, float(shares.sum())
             ((20, 10), 1.0)
@@ -240,17 +238,15 @@ class SweepResult(WithFunctions):
     def save(self, path: FilePath) -> None:
         """Writes the population to one file, bit for bit, atomically and with a checksum, as `jm.save` does.
 
-        The file holds the networks' descriptions and every field but two: `states`, with the optimizers' states, and
-        `preprocess`, which is a function.
+        The file holds all fields but `states`, with the optimizers' states, and `preprocess`, which is a function.
 
         Args:
             path: the file, new or to replace.
         Raises:
             ValueError: where the network is not known, or has a function with the name of another one.
-            FileNotFoundError: where the folder does not exist.
         Example:
-            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd(0.1), epochs=2,
-            ...                 progress=False)
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
             >>> many.save("many.safetensors")
             >>> jm.SweepResult.load("many.safetensors").best == many.best
             True

@@ -13,7 +13,7 @@ import numpy as np
 from jax.nn import log_sigmoid
 from jaxtyping import Array, Float
 
-from jaxmlp import metrics, validate
+from jaxmlp import losses, metrics, validate
 from jaxmlp._forward import mean
 from jaxmlp.losses import Loss
 from jaxmlp.network import MLP
@@ -52,6 +52,8 @@ def select(
     if by == "accuracy" and not metrics.predicts_classes(net, Y):
         raise ValueError("by is 'accuracy', but the network predicts no classes: expected 'loss'")
     outputs = widen(outputs_of(many, numbers, X, preprocess, log_odds))
+    if by == "loss" and log_odds and net.loss == losses.cross_entropy and Y.ndim == 1:  # no other class counts
+        outputs, Y = jnp.take_along_axis(outputs, Y[None, :, None].astype(int), 2), jnp.ones((len(Y), 1))
     total, chosen, scores = _start(log_odds, outputs[0]), [], []
     for n in range(1, size + 1):
         each = np.array(_score_each(net.loss, log_odds, by, total, outputs, jnp.asarray(n), Y, weights))
@@ -84,7 +86,8 @@ def _start(log_odds: bool, like: Float[Array, "m k"]) -> tuple[Float[Array, "m k
 def _add(log_odds: bool, total: tuple[Array, ...], output: Float[Array, "m k"]) -> tuple[Float[Array, "m k"], ...]:
     """The sum with one member more."""
     parts = (log_sigmoid(output), log_sigmoid(-output)) if log_odds else (output,)
-    return tuple(jnp.logaddexp(*pair) if log_odds else sum(pair) for pair in zip(total, parts, strict=True))
+    join = jnp.logaddexp if log_odds else jnp.add
+    return tuple(join(*pair) for pair in zip(total, parts, strict=True))
 
 
 @compiled("loss", "log_odds", "by")
