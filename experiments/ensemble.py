@@ -1,12 +1,12 @@
 """Ensembles: the mean of 1 to 64 networks that train together, on digits and on house prices.
 
 `jm.sweep` trains networks that differ in their first weights alone. The tables have the mean of 1, 2, 4, .. of them,
-over disjoint groups, and as many as `many.ensemble` chooses greedily on held-out examples. Expect the mean of 16 networks
-for MNIST to have at most 0.85 of a single network's error and a lower log loss, and 64 to add little. Expect the greedy
-choice to be no worse than the best member on the held-out examples, and the networks to disagree most on the digits that
-they get wrong. Calibration does not follow the error: single networks are nearly calibrated here, and a mean is less sure
-than its members. On houses the mean gains a few percent; there 109 held-out houses are too few for a greedy choice, and
-the plain mean is better.
+over disjoint groups, and as many as `many.ensemble` chooses greedily on held-out examples. Expect the mean of 16
+networks for MNIST to have at most 0.85 of a single network's error and a lower log loss, and 64 to add little. Expect
+the greedy choice to be no worse than the best member on the held-out examples, and the networks to disagree most on the
+digits that they get wrong. Calibration does not follow the error: single networks are nearly calibrated here, and a
+mean is less sure than its members. On houses the mean gains a few percent; there 109 held-out houses are too few for a
+greedy choice, and the plain mean is better.
 """
 
 import time
