@@ -53,9 +53,10 @@ def read(path: FilePath, own: Sequence[Activation | Loss]) -> dict[str, Any]:
     """The fields of a SweepResult in a file of `write`."""
     tensors, about = files.read(path, "population")
     held = _Held(path, tensors, about)
-    fields: dict[str, Any] = {"history": held.history(), "settings": held.settings(), "states": None}
+    fields: dict[str, Any] = {"states": None}
     for name, kind in KINDS.items():
         fields[name] = None if name == "best_epoch" and name not in tensors else held.take(name, kind, E=True)
+    fields |= {"history": held.history(), "settings": held.settings()}
     for name in ("epochs", "best_epoch"):  # by which the history is read
         values = fields[name]
         if values is not None and not ((values >= 0) & (values <= len(fields["history"]["epoch"]))).all():
