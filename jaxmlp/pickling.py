@@ -43,8 +43,7 @@ class WithFunctions:
         return replace(self)  # pyright: ignore[reportArgumentType]
 
     def __deepcopy__(self, memo: dict[int, Any]):
-        values = {name: value for name, value in vars(self).items() if name not in self.STAND_INS}
-        return replace(self, **copy.deepcopy(values, memo))  # pyright: ignore[reportArgumentType]
+        return replace(self, **copy.deepcopy(vars(self), memo))  # pyright: ignore[reportArgumentType]
 
 
 def _can_pickle(value: Any) -> bool:
