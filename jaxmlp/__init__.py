@@ -70,10 +70,12 @@ from jaxmlp.spread import variance as variance
 from jaxmlp.starts import hessian_root as hessian_root
 from jaxmlp.starts import output_delta as output_delta
 from jaxmlp.starts import sample_labels as sample_labels
+from jaxmlp.training import CrossValidation as CrossValidation
 from jaxmlp.training import DivergedError as DivergedError
 from jaxmlp.training import Result as Result
 from jaxmlp.training import SearchResult as SearchResult
 from jaxmlp.training import SweepResult as SweepResult
+from jaxmlp.training import cross_validate as cross_validate
 from jaxmlp.training import fit as fit
 from jaxmlp.training import log_uniform as log_uniform
 from jaxmlp.training import search as search

@@ -46,7 +46,7 @@ def save(path: FilePath, net: MLP, params: Params) -> None:
     tensors = {}
     for l, layer in enumerate(params, start=1):
         tensors[f"W{l}"], tensors[f"b{l}"] = to_numpy(layer.W, f"W of layer {l}"), to_numpy(layer.b, f"b of layer {l}")
-    write(path, tensors, {"kind": "network", "net": _described(net)})
+    write(path, tensors, {"kind": "network", "net": describe(net)})
 
 
 def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Params]:
@@ -69,7 +69,7 @@ def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Pa
         True
     """
     tensors, about = read(path, "network")
-    net = _build_network(about.get("net"), tensors, own, path)
+    net = build(about.get("net"), {name: array.shape for name, array in tensors.items()}, own, path)
     array = lambda name: to_jax(tensors[name], f"{path}: {name}")
     params = tuple(Layer(array(f"W{l}"), array(f"b{l}")) for l in range(1, net.depth + 1))
     try:
@@ -79,7 +79,7 @@ def load(path: FilePath, own: Sequence[Activation | Loss] = ()) -> tuple[MLP, Pa
     return net, params
 
 
-def _described(net: MLP) -> dict[str, Any]:
+def describe(net: MLP) -> dict[str, Any]:
     """The fields of `net` as JSON, with names for functions."""
     _collect_functions((*net.activations, net.loss), "net")
     plain = lambda value: value.name if isinstance(value, Activation | Loss) else value
@@ -92,14 +92,12 @@ def _described(net: MLP) -> dict[str, Any]:
     }
 
 
-def _build_network(
-    fields: Any, tensors: dict[str, np.ndarray], own: Sequence[Activation | Loss], path: FilePath
-) -> MLP:
-    """The network with these fields and arrays; names become functions of jaxmlp or `own`."""
+def build(fields: Any, shapes: dict[str, tuple[int, ...]], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
+    """The network with these fields, whose arrays `W1, b1, ..` have these shapes; names become functions."""
     if not isinstance(own, Sequence) or not all(isinstance(f, Activation | Loss) for f in own):
         raise ValueError(f"own is {own!r}, expected a tuple of Activation and Loss")
     _check_fields(fields, path)
-    _check_shapes(fields["sizes"], tensors, path)
+    _check_shapes(fields["sizes"], shapes, path)
     known = _collect_functions(own, "own")
     used = [("activation", name) for name in (*fields["hidden"], fields["output"])] + [("loss", fields["loss"])]
     missing = [f"the {kind} {name!r}" for kind, name in dict.fromkeys(used) if name not in known[kind]]
@@ -130,11 +128,10 @@ def _check_fields(fields: Any, path: FilePath) -> None:
             raise ValueError(f"{path} describes no network: {name} is {reprlib.repr(fields.get(name))}")
 
 
-def _check_shapes(sizes: list[int], tensors: dict[str, np.ndarray], path: FilePath) -> None:
+def _check_shapes(sizes: list[int], found: dict[str, tuple[int, ...]], path: FilePath) -> None:
     """Refuses a file whose arrays are not those of a network of these widths, before it is built."""
     expected = {f"b{l}": (n,) for l, n in enumerate(sizes[1:], start=1)}
     expected |= {f"W{l}": (n_out, n_in) for l, (n_in, n_out) in enumerate(itertools.pairwise(sizes), start=1)}
-    found = {name: array.shape for name, array in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if (shape := found.get(name, "none")) != (fits := expected.get(name, "none")):
             raise ValueError(f"{path}: the shape of {name} is {shape}, expected {fits}")

@@ -6,11 +6,13 @@ A copy is the object itself, for nothing in it can change. A pickle refers to wh
 
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 HOMES = ("activations", "losses", "rules")  # modules of jaxmlp that hold named descriptions
 
@@ -26,6 +28,30 @@ class Description:
 
     def __reduce__(self):
         return refer_to_named(self) or (_restore, (type(self), *(_refer(getattr(self, f.name)) for f in fields(self))))  # pyright: ignore
+
+
+class WithFunctions:
+    """A dataclass with fields of functions. A copy keeps these; a pickle has a stand-in for one that it cannot hold."""
+
+    STAND_INS: ClassVar[dict[str, Any]]  # by field
+
+    def __getstate__(self) -> dict[str, Any]:
+        lost = {name: other for name, other in self.STAND_INS.items() if not _can_pickle(getattr(self, name))}
+        return vars(self) | lost
+
+    def __copy__(self):
+        return replace(self)  # pyright: ignore[reportArgumentType]
+
+    def __deepcopy__(self, memo: dict[int, Any]):
+        return replace(self, **copy.deepcopy(vars(self), memo))  # pyright: ignore[reportArgumentType]
+
+
+def _can_pickle(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def refer_to_named(description: Any) -> tuple[Any, ...] | None:

@@ -27,6 +27,19 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return align_columns([names] + [[format_value(name, row[name]) for name in names] for row in rows])
 
 
+def make_table(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:
+    """The first `most` rows in columns, and a line that counts the others.
+
+    Example:
+        >>> print(jm.tables.make_table([{"member": 0}, {"member": 1}], most=1))
+        member
+             0
+        and 1 more
+    """
+    more = [f"and {len(rows) - most:,} more"] if most is not None and len(rows) > most else []
+    return "\n".join(format_table(rows[:most]) + more)
+
+
 def align_columns(
     cells: Sequence[Sequence[str]], sides: str = "", widths: Sequence[int] = (), gap: str = "  "
 ) -> list[str]:

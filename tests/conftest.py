@@ -37,7 +37,8 @@ DOORS = {
     *("circuit_custom", "circuit_wires", "differences", "gradient_votes", "log_axes", "pickling", "rounding"),
     *("custom_vjp", "dropout", "eigenvalues", "files", "initializers", "jacobians", "metrics", "network", "penalties"),
     *("plotting", "rule", "starts", "trees", "validate"),
-    *("training._fit", "training._search", "training._sweep"),
+    *("training._fit", "training._search", "training._sweep", "training.cross_validation"),
+    *("training.ensembles", "training.population_file", "training.result", "training.selection"),
     *("methods.influence", "methods.laplace"),
 }
 ROOMS = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}

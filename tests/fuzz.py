@@ -51,9 +51,6 @@ class Reader(NamedTuple):
     mutations: tuple[Callable[[random.Random, bytes], bytes], ...]
 
 
-# The readers.
-
-
 def of_networks(folder: Path) -> Reader:
     """A mutation that a right checksum covers is read as it stands, so any network is right."""
     nets = (NET, jm.MLP((1, 1)), jm.MLP((2, 3, 3, 1), ("relu", "gelu"), "sigmoid", "binary_cross_entropy", "bfloat16"))
@@ -61,15 +58,22 @@ def of_networks(folder: Path) -> Reader:
         jm.save(folder / f"{number}", net, jm.init(net, jax.random.key(number)))
 
     def right(raw: bytes, value: Any) -> bool:
-        jm.cost(
-            value[0],
-            jax.tree.map(np.nan_to_num, value[1]),
-            np.ones((1, value[0].sizes[0]), value[1][0].W.dtype),
-            np.eye(1, value[0].sizes[-1], dtype=np.float32),
-        )
-        return True
+        net, params = value
+        x, y = np.ones((1, net.sizes[0]), params[0].W.dtype), np.eye(1, net.sizes[-1], dtype=np.float32)
+        return jm.cost(net, jax.tree.map(np.nan_to_num, params), x, y).ndim == 0
 
     return Reader(_seeds(folder), jm.load, right, (*ANY, *[forge] * 6))
+
+
+def of_populations(folder: Path) -> Reader:
+    one, none, history = jm.init(NET, jax.random.key(0)), np.zeros(2, bool), {"epoch": np.arange(1, 3)}
+    stacked = jax.tree.map(lambda a: jax.numpy.stack([a, a]), one)
+    for name, params, net in (("0", stacked, NET), ("1", [one] * 2, (NET,) * 2)):
+        jm.SweepResult(params, params, history | {"cost": np.ones((2, 2))}, history["epoch"], none, none, np.ones(2),
+                       history["epoch"], {"net": np.asarray(["a", "b"]), "l2": np.ones((2, 2))}, None, net
+                       ).save(folder / name)  # fmt: skip
+    right = lambda raw, many: bool(str(many)) and bool(repr(many)) and len(many.predict(X)) == len(many.scores)
+    return Reader(_seeds(folder), jm.SweepResult.load, right, (*ANY, *[forge] * 6))
 
 
 def of_trees(folder: Path) -> Reader:
@@ -193,8 +197,8 @@ def _seeds(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-READERS = {"networks": of_networks, "trees": of_trees, "idx": of_idx, "gzip": of_gzip, "csv": of_csv,
-           "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
+READERS = {"networks": of_networks, "populations": of_populations, "trees": of_trees, "idx": of_idx, "gzip": of_gzip,
+           "csv": of_csv, "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
 
 
 class Fault(Exception):

@@ -24,6 +24,7 @@ from experiments import (
     curvature,
     demand,
     embed,
+    ensemble,
     flow,
     gradcheck,
     housing,
@@ -188,6 +189,12 @@ CASES = {
          ("auroc, Laplace, kronecker", ">=", lambda n: n["auroc, the network"])),
         ("curve", "entropies"),
     ),
+    "ensemble": Case(
+        ensemble, "a mean of networks is better than one, and the greedy choice no worse than the best member",
+        (("ratio", "<=", 0.98), ("log loss ratio", "<=", 0.98), ("greedy over best, held out", "<=", 1 + 1e-5),
+         ("houses, greedy over best, held out", "<=", 1 + 1e-5), ("information", ">=", 1.5)),
+        ("sizes",),
+    ),
     "circuits": Case(
         circuits, "circuits equal autodiff and the notes",
         (("difference", "<=", 1e-12), ("value", "==", -12), ("x", "==", -4), ("y", "==", -4), ("z", "==", 3)),
@@ -308,6 +315,7 @@ REFUSED = [
     (batch_size, {"examples": 100}, "expected at least 513 examples and 1 of each"),
     (batch_size, {"sizes": (10, 11)}, r"sizes is \(10, 11\), expected some of 1, 10, 64, 512"),
     (demand, {"examples": 10}, "examples and starts are 10, 3, expected at least 100 and 1"),
+    (ensemble, {"networks": 0}, "networks=0.* has a number below 1, expected at least 1 of each"),
     (flow, {"weight": (5, 1)}, r"weight is \(5, 1\), expected a unit from 1 to 4"),
     (flow, {"label": 0}, "label is 0, expected a class from 1 to 4"),
     (flow, {"sizes": (3, 4)}, r"sizes is \(3, 4\), expected a hidden layer"),

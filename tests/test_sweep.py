@@ -144,6 +144,7 @@ def test_shapes_are_grouped_and_come_back_in_order():
         for at, i in enumerate(of_it):
             agree(many, alone.member(at), i)
     assert set(many.settings) == {"net", "learning_rate"} and "3-4-2 relu" in str(many)
+    assert many.net == tuple(nets) and alone.net == other and many.preprocess is None
 
 
 def test_a_member_that_is_none_is_named(plain):

@@ -13,6 +13,8 @@ from jaxmlp.training._fit import fit as fit
 from jaxmlp.training._search import SearchResult as SearchResult
 from jaxmlp.training._search import search as search
 from jaxmlp.training._sweep import sweep as sweep
+from jaxmlp.training.cross_validation import CrossValidation as CrossValidation
+from jaxmlp.training.cross_validation import cross_validate as cross_validate
 from jaxmlp.training.regularization import Regularization as Regularization
 from jaxmlp.training.result import DivergedError as DivergedError
 from jaxmlp.training.result import Result as Result

@@ -18,12 +18,13 @@ from jaxtyping import PRNGKeyArray
 
 from jaxmlp import penalties, search_space, validate
 from jaxmlp.network import MLP, init
+from jaxmlp.tables import make_table
 from jaxmlp.training._fit import fit
 from jaxmlp.training._sweep import form_groups, sweep
 from jaxmlp.training.examples import Axis
 from jaxmlp.training.population import Population, join
 from jaxmlp.training.reporting import show as show_progress
-from jaxmlp.training.result import SHOWN, Result, make_table
+from jaxmlp.training.result import SHOWN, Result
 from jaxmlp.training.settings import TABLE, Context
 from jaxmlp.training.state import Optimizer
 

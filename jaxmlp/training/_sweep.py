@@ -7,6 +7,7 @@ its PureJaxRL.
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -121,7 +122,8 @@ def sweep(
                     stack.enter_context(keeper.open(population))
                 population.train(total - population.done, report, keeper)
             parts.append((group.index, population if len(groups) == 1 else population.move_to_host()))
-    return join(parts, varied, stacked=isinstance(net, MLP))
+    nets = net if isinstance(net, MLP) else tuple(net)
+    return replace(join(parts, varied, stacked=isinstance(net, MLP)), net=nets, preprocess=preprocess)
 
 
 class Group(NamedTuple):

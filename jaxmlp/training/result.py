@@ -1,15 +1,24 @@
 """The results of `fit` and `sweep`, and the error of a run that diverged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import validate
-from jaxmlp.network import Params
-from jaxmlp.tables import format_table, format_value
+from jaxmlp.activations import Activation
+from jaxmlp.checked_files import FilePath
+from jaxmlp.losses import Loss
+from jaxmlp.network import MLP, Params
+from jaxmlp.pickling import WithFunctions
+from jaxmlp.tables import format_value, make_table
+from jaxmlp.training import ensembles, population_file, selection
+from jaxmlp.training.ensembles import Disagreement, Members
+from jaxmlp.training.selection import Ensemble
 from jaxmlp.training.state import TrainState
+from jaxmlp.validate import Given, Preprocess
 
 History = dict[str, np.ndarray]
 
@@ -88,7 +97,7 @@ def make_result(state: TrainState, history: History) -> Result:
 
 
 @dataclass(frozen=True, repr=False)
-class SweepResult:
+class SweepResult(WithFunctions):
     """The result of `sweep`. For a list of networks `params`, `last_params` and `states` are lists, one entry a member.
 
     `history` has `epoch (n,)` and columns `(n, E)`, NaN after a member's end. `scores (E,)` is the best score on the
@@ -105,20 +114,24 @@ class SweepResult:
     scores: np.ndarray  # (E,)
     epochs: np.ndarray  # (E,) how many each has in the history
     settings: dict[str, np.ndarray]  # those in which members differ, each (E,) or (E, K)
-    states: Any
+    states: Any  # None in a result of `load`
+    net: MLP | tuple[MLP, ...] | None = None  # a tuple has one for each member; None: not known
+    preprocess: Preprocess | None = None  # what the members trained with
+    STAND_INS: ClassVar = {"net": None, "preprocess": population_file.unknown_preprocess}
 
     @property
     def best(self) -> int:
-        """The member with the lowest score."""
+        """The member with the lowest score; ValueError where no score is finite."""
+        if not np.isfinite(self.scores).any():
+            raise ValueError(
+                f"scores are all infinite: {np.sum(self.diverged)} of {len(self.scores)} members diverged; expected a "
+                "lower learning rate, or examples that the network gives a finite cost"
+            )
         return int(np.argmin(self.scores))
 
     def member(self, i: int) -> Result:
         """Member i's result, as `fit` would return it; a member that diverged has its last good weights."""
-        E = len(self.scores)
-        i = validate.whole(i, "member", least=-E)
-        if i >= E:
-            raise ValueError(f"member is {i}, expected 0 to {E - 1}, or -1 to {-E} from the end")
-        i = range(E)[i]
+        i = ensembles.read_member(i, len(self.scores))
         of = lambda tree: tree[i] if isinstance(tree, list) else jax.tree.map(lambda array: array[i], tree)
         n = self.epochs[i]
         history = {name: column[:n] if column.ndim == 1 else column[:n, i] for name, column in self.history.items()}
@@ -130,6 +143,131 @@ class SweepResult:
             stopped_early=bool(self.stopped_early[i]),
             state=of(self.states),
         )
+
+    def predict(
+        self, X: Num[Given, "m ..."], members: Members = None, *, preprocess: Preprocess | None = None
+    ) -> Float[Array, "e m k"]:
+        """`y_hat` of each member for each example, as `jm.predict` gives it, in bounded memory beside the result.
+
+        Args:
+            X: the examples, in the form of the training examples.
+            members: the numbers of some of them; all unless given. One that diverged has its last good weights.
+            preprocess: another one than in training.
+        Raises:
+            ValueError: where an argument does not fit, or members differ in the number of their outputs.
+        Example:
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
+            >>> many.predict(X).shape
+            (4, 20, 10)
+        """
+        return ensembles.predict(self, X, members, preprocess)
+
+    def ensemble(
+        self,
+        validation: tuple[Any, ...],
+        size: int,
+        replace: bool = True,
+        by: Literal["loss", "accuracy"] = "loss",
+        *,
+        preprocess: Preprocess | None = None,
+    ) -> Ensemble:
+        """Chooses members whose mean predicts the validation examples best: greedily, one after another.
+
+        The first 1 .. size of them with the best mean are kept, so it is at least as good there as the best member.
+
+        Args:
+            validation: examples `(X, Y)` or `(X, Y, weights)` that the members have not trained on.
+            size: how many are chosen at most.
+            replace: whether a member may be chosen several times, which gives it a larger share.
+            by: "loss", the network's own of the mean prediction, or "accuracy". Of equals the lowest number is chosen.
+            preprocess: another one than in training.
+        Returns:
+            `Ensemble(members, shares)`: their numbers, in the order of their choice, and their shares, which sum to 1.
+        Raises:
+            ValueError: where an argument does not fit, or all members diverged.
+        Example:
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
+            >>> members, shares = many.ensemble((X, Y), size=3)
+            >>> many.predict_mean(X, members, shares).shape, float(shares.sum())
+            ((20, 10), 1.0)
+
+        Source: Caruana et al. 2004, "Ensemble selection from libraries of models".
+        """
+        return selection.select(self, validation, size, replace, by, preprocess)
+
+    def predict_mean(
+        self,
+        X: Num[Given, "m ..."],
+        members: Members = None,
+        shares: Shaped[Given, " e"] | Sequence[float] | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+    ) -> Float[Array, "m k"]:
+        """`sum_e share_e y_hat_e`, the mean of the members' outputs: of classifiers, of their probabilities.
+
+        Args:
+            X: the examples, as the members trained on them.
+            members: the numbers of some of them; unless given, all that did not diverge.
+            shares: at least 0, one for each member, divided by their sum; equal ones unless given.
+            preprocess: another one than in training.
+        """
+        return ensembles.disagree(self, X, members, shares, preprocess, entropy=False).mean
+
+    def disagreement(
+        self,
+        X: Num[Given, "m ..."],
+        members: Members = None,
+        shares: Shaped[Given, " e"] | Sequence[float] | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+    ) -> Disagreement:
+        """The mean of the members' outputs, and how far they are apart on each example.
+
+        Args: those of `predict_mean`.
+        Returns:
+            `Disagreement(mean, spread, mutual_information)`. `spread = sum_e share_e (y_hat_e - mean)^2`. Of
+            probabilities `mutual_information = H(mean) - sum_e share_e H(y_hat_e)` in nats, with the entropy H of a
+            distribution over classes, or the sum of those of single outputs; None for a regression.
+
+        Source: Houlsby et al. 2011, "Bayesian active learning for classification and preference learning".
+        """
+        return ensembles.disagree(self, X, members, shares, preprocess)
+
+    def save(self, path: FilePath) -> None:
+        """Writes the population to one file, bit for bit, atomically and with a checksum, as `jm.save` does.
+
+        The file holds all fields but `states`, with the optimizers' states, and `preprocess`, which is a function.
+
+        Args:
+            path: the file, new or to replace.
+        Raises:
+            ValueError: where the network is not known, or has a function with the name of another one.
+        Example:
+            >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
+            ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)
+            >>> many.save("many.safetensors")
+            >>> jm.SweepResult.load("many.safetensors").best == many.best
+            True
+        """
+        population_file.write(path, self)
+
+    @classmethod
+    def load(cls, path: FilePath, own: Sequence[Activation | Loss] = ()) -> "SweepResult":
+        """Reads a population from a file of `save`. Its `states` are None.
+
+        If the members trained with a preprocess, predictions ask for it: `many.predict(X, preprocess=scale_pixels)`.
+
+        Args:
+            path: the file.
+            own: activations and losses of the networks that are not jaxmlp's.
+        Raises:
+            ValueError: where the file is truncated, corrupt or of another kind, where a function of a network is
+                neither jaxmlp's nor in `own`, and for float64 if JAX has it switched off.
+            FileNotFoundError: where there is no such file.
+        """
+        return cls(**population_file.read(path, own))
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each member, the best score first: its own settings, its best (or last) epoch, its scores there."""
@@ -153,15 +291,10 @@ class SweepResult:
         """One line; the table is `str(many)`."""
         best = {name: value for name, value in self.rows()[0].items() if np.ndim(value) == 0 and value != ""}
         shown = ", ".join(f"{name}={format_value(name, value)}" for name, value in best.items())
+        shown = shown if np.isfinite(self.scores).any() else "none"
         ends = {"diverged": np.sum(self.diverged), "stopped early": np.sum(self.stopped_early)}
         told = "".join(f"; {count} {end}" for end, count in ends.items() if count)
         return f"SweepResult({len(self.scores):,} members{told}; best: {shown})"
 
     def __str__(self) -> str:
         return self.table(SHOWN)
-
-
-def make_table(rows: list[dict[str, Any]], most: int | None) -> str:
-    """The first `most` rows in columns, and a line that counts the others."""
-    more = [f"and {len(rows) - most:,} more"] if most is not None and len(rows) > most else []
-    return "\n".join(format_table(rows[:most]) + more)
