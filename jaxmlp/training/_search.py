@@ -22,7 +22,8 @@ from jaxmlp.tables import make_table
 from jaxmlp.training._fit import fit
 from jaxmlp.training._sweep import form_groups, sweep
 from jaxmlp.training.examples import Axis
-from jaxmlp.training.population import Population, join
+from jaxmlp.training.joining import join
+from jaxmlp.training.population import Population
 from jaxmlp.training.reporting import show as show_progress
 from jaxmlp.training.result import SHOWN, Result
 from jaxmlp.training.settings import TABLE, Context

@@ -26,7 +26,8 @@ from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
 from jaxmlp.training import processes, reporting, sampling, settings, sharding
 from jaxmlp.training.examples import Axis, ClassWeights, Reading, read_data
-from jaxmlp.training.population import Population, join, place_data, select_data
+from jaxmlp.training.joining import join
+from jaxmlp.training.population import Population, place_data, select_data
 from jaxmlp.training.population_checkpoint import PopulationCheckpoints, describe
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run
