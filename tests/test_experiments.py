@@ -184,7 +184,8 @@ CASES = {
     "uncertainty": Case(
         uncertainty, "a posterior is unsure where there are no points, and of pictures that are no digits",
         (("gap over points, full", ">=", 5), ("gap over points, kronecker", ">=", 2),
-         ("auroc, Laplace, kronecker", ">=", lambda n: n["auroc, the network"])),
+         ("auroc, Laplace, kronecker, tempered", ">=", lambda n: n["auroc, the network"]),
+         ("ece, Laplace, kronecker, tempered", "<=", 0.08)),
         ("curve", "entropies"),
     ),
     "circuits": Case(
