@@ -191,6 +191,7 @@ def _look_at_each(net: jm.MLP, members, X: np.ndarray, Y: np.ndarray, damping: f
     """Losses, gradient norms and the influence of each example on its own loss by K-FAC, `(E, m)` each.
 
     The influence, `g . (H + damping I)^-1 g / m`, is the squared norm in a trace that the inverse's root maps.
+
     Source: Pruthi et al. 2020, section 4.1, for influence on the own loss as a sign of wrong labels.
     """
 
