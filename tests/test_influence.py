@@ -96,6 +96,14 @@ def test_each_method_is_its_dense_definition(problem, method):
     np.testing.assert_allclose(whole, expected.sum(0), rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 
+def test_influence_on_the_own_loss_is_a_norm_in_a_mapped_trace():
+    net, (params, (X, Y), *_) = TABLE[2].net, made(TABLE[2])
+    root = jm.factor_power(jm.kronecker_factors(jm.backprop(net, params, X, Y, start=jm.hessian_root)), -0.5, 0.03)
+    expected = jm.per_example_norms(jm.transform(jm.backprop(net, params, X, Y), root)) ** 2 / len(X)
+    got = influence(net, params, (X, Y), (X, Y), "kfac", damping=0.03)
+    np.testing.assert_allclose(np.diag(got), expected, rtol=1e-8)
+
+
 def test_projected_is_the_dense_matrix_of_projected_gradients(key):
     problem = TABLE[7]
     params, train, test, weights, share, (g, J, H), g_test = made(problem)
