@@ -158,6 +158,7 @@ def test_a_lone_empty_cell_counts_and_other_empty_ends_do_not(read):
         ({"comment": ""}, "comment is '', expected the start of a line"),
         ({"missing": None}, "missing is None, expected texts or finite numbers"),
         ({"missing": ("?", float("nan"))}, r"missing is \('\?', nan\), expected texts or finite numbers"),
+        ({"missing": 10**400}, "missing is 1000.*, expected texts or finite numbers"),
         ({"missing": (True,)}, r"missing is \(True,\), expected texts"),
         ({"edit": str.strip}, "edit is <method .*, expected a mapping"),
         ({"edit": {"quality": ".", "b": 1}}, r"edit\['quality'\] is '.', expected a function of a cell's text"),

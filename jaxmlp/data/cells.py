@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +69,8 @@ def _check_marks(missing: Any) -> tuple[set[str], set[float]]:
 
 
 def _is_mark(mark: Any) -> bool:
-    return isinstance(mark, str) or (
-        isinstance(mark, int | float) and not isinstance(mark, bool) and bool(np.isfinite(mark))
-    )
+    is_number = isinstance(mark, int | float) and not isinstance(mark, bool)
+    return isinstance(mark, str) or (is_number and abs(mark) <= sys.float_info.max)
 
 
 def _make_reader(name: str, kind: Any, decimal: str, marks: tuple[set[str], set[float]]) -> Reader:
