@@ -1,5 +1,6 @@
 """Files as people name them: a path, its lines of text, and errors that tell which file is meant."""
 
+import io
 import os
 import reprlib
 from collections.abc import Iterator
@@ -37,15 +38,25 @@ def name_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file in UTF-8, with their ends; errors name the file and the line."""
-    with name_errors(path), path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        number = 0
-        while line := file.readline(LONGEST):
-            number += 1
-            if len(line) == LONGEST:
-                raise ValueError(f"{path}, line {number} has more than {LONGEST:,} characters, expected a text file")
-            if not line.isascii():
-                _check_text(line, path, number)
-            yield line
+    with name_errors(path), path.open("rb") as raw, as_text(raw) as file:
+        yield from split_lines(file, path)
+
+
+def as_text(raw: Any) -> io.TextIOWrapper:
+    """A file of bytes as text for `split_lines`."""
+    return io.TextIOWrapper(raw, newline="", encoding="utf-8", errors="surrogateescape")
+
+
+def split_lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """The lines of an open text file, as those of `read_lines`."""
+    number = 0
+    while line := file.readline(LONGEST):
+        number += 1
+        if len(line) == LONGEST:
+            raise ValueError(f"{path}, line {number} has more than {LONGEST:,} characters, expected a text file")
+        if not line.isascii():
+            _check_text(line, path, number)
+        yield line
 
 
 def _check_text(line: str, path: Path, number: int) -> None:

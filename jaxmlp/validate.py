@@ -224,6 +224,7 @@ def targets(net: Network, given: Any, m: int | None, name: str = "Y") -> jax.Arr
             + (f" and {m} examples" if m is not None else "")
         )
     if Y.shape == lead and k > 1 and not classes:
+        finite(Y, name)  # a missing class made floats of all
         raise ValueError(f"{name} has dtype {Y.dtype}, expected integer classes, or rows of shape {shapes[0]}")
     if not jnp.issubdtype(Y.dtype, jnp.number):
         raise ValueError(f"{name} has dtype {Y.dtype}, expected numbers")

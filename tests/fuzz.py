@@ -120,13 +120,24 @@ KINDS = {"a": "number", "b": "yes_no", "c": ("x", "y", "z")}
 TABLE = "a,other,b,c\n" + "".join(f"{n / 8},{n},{'yes' if n % 2 else 'no'},{'xyz'[n % 3]}\n" for n in range(20))
 
 
+def _rows(raw: bytes) -> list[dict[str, str]]:
+    """The rows of a table, packed or plain, without those at the end that are empty."""
+    plain = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    rows = list(csv.DictReader(io.StringIO(plain.decode("utf-8-sig"), newline=""), strict=True))
+    while rows and not any(rows[-1].values()):
+        rows.pop()
+    return rows
+
+
 def of_csv(folder: Path) -> Reader:
     (folder / "0").write_text(TABLE)
     (folder / "1").write_text("\ufeff" + TABLE.replace("\n", "\r\n").replace("x", '"x"'))
     (folder / "2").write_text(TABLE.replace("other", "\u00fcber \u4e2d").replace("0.125", "-1.25e-3"))
 
+    (folder / "3").write_bytes(gzip.compress(TABLE.encode(), 9, mtime=0))
+
     def right(raw: bytes, table: jm.data.Table) -> bool:
-        rows = list(csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""), strict=True))
+        rows = _rows(raw)
         expected = {"a": [float(row["a"]) for row in rows], "b": [row["b"] == "yes" for row in rows],
                     "c": ["xyz".index(row["c"]) for row in rows]}  # fmt: skip
         return {name: column.tolist() for name, column in table.columns.items()} == expected

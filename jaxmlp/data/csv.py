@@ -1,76 +1,49 @@
 """A strict reader of CSV files: the caller declares each column, and a cell of another kind is an error."""
 
-import csv
-import itertools
 import os
-import re
-import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
-
-from jaxmlp import paths, validate
-
-Kind = Literal["number", "yes_no"] | Sequence[str]
-
-# Decimal numbers only: float() also takes nan, 1_000 and non-ASCII digits.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-EXACT = 2.0**53  # float64 holds every whole number up to here, and none but whole ones above
-YES_NO = ("no", "yes")
+from jaxmlp import paths
+from jaxmlp.data import cells
+from jaxmlp.data.records import read_records
+from jaxmlp.data.table import Kind as Kind
+from jaxmlp.data.table import Table as Table
 
 
-@dataclass(frozen=True)
-class Table:
-    """The columns of a CSV file by name, `(m,)` each."""
+def read_csv(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, Kind],
+    *,
+    header: Literal["first"] | None = "first",
+    delimiter: str = ",",
+    decimal: str = ".",
+    skipinitialspace: bool = False,
+    comment: str | None = None,
+    missing: str | float | Sequence[str | float] = (),
+    edit: Mapping[str, Callable[[str], str]] | None = None,
+) -> Table:
+    """Reads columns of a CSV file.
 
-    columns: dict[str, np.ndarray]  # numbers as float64, yes and no as bool, categories as indices into their names
-    categories: dict[str, tuple[str, ...]]  # for each column of categories its names
-
-    def matrix(self, names: Sequence[str], dtype: type = np.float32) -> np.ndarray:
-        """The columns `names` side by side `(m, n)`, in float32 or, on request, in float64.
-
-        Yes is 1 and no is 0. A column of categories becomes one column of 0 and 1 for each of its names. Numbers are
-        rounded to the dtype; a ValueError names one that is too large or too small for it, and a whole number that it
-        cannot hold, such as an identifier above 16,777,216.
-        """
-        if isinstance(names, str) or not names:
-            raise ValueError(f"names is {names!r}, expected a sequence of columns such as {tuple(self.columns)[:2]}")
-        if dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype is {dtype!r}, expected numpy.float32 or numpy.float64")
-        return np.concatenate([self._block(name, np.dtype(dtype)) for name in names], axis=1)
-
-    def _block(self, name: str, dtype: np.dtype) -> np.ndarray:
-        """One column as a matrix `(m, 1)`, or `(m, categories)`."""
-        column = validate.look_up(name, self.columns, str, "a column")
-        if name in self.categories:
-            column = column[:, None] == np.arange(len(self.categories[name]))
-        with np.errstate(over="ignore", under="ignore"):
-            held = column.astype(dtype)
-        if column.dtype == np.float64:
-            # Rounding may cost a fraction the relative spacing, and a whole number nothing: it may be an identifier.
-            exact = (column == np.floor(column)) & (np.abs(column) < EXACT)
-            off = np.abs(held - column) > np.where(exact, 0, np.finfo(dtype).eps * np.abs(column))
-            if off.any():
-                value = column[np.argmax(off)]
-                raise ValueError(
-                    f"column {name!r} holds {value!s} in row {np.argmax(off)}, which {dtype} cannot hold; expected "
-                    "dtype=numpy.float64"
-                )
-        return held.reshape(len(column), -1)
-
-
-def read_csv(path: str | os.PathLike[str], columns: Mapping[str, Kind]) -> Table:
-    """Reads columns of a CSV file that has a header.
+    Nothing is guessed: a file of another form than these arguments tell is refused. Rows at its end whose cells are
+    all empty, and blank lines there, are left out.
 
     Args:
-        path: a text file in UTF-8.
-        columns: for each column to read its kind: "number", "yes_no", or the names of its categories. Other columns of
-            the file are left out.
+        path: a text file in UTF-8, plain or packed by gzip.
+        columns: for each column to read its kind: "number", "yes_no", the names of its categories, or "category",
+            whose names are those in the file in the order of text. None, or no entry, leaves a column out.
+        header: "first" where the first record names the columns. None where the file has no such line; `columns` then
+            has an entry for every column, in the file's order.
+        delimiter: the character between two cells, such as ";" or "\\t".
+        decimal: the mark before a number's fraction, "." or ",".
+        skipinitialspace: whether spaces after a delimiter are left out.
+        comment: the start of the lines that are left out, if any.
+        missing: the cells without a value, such as "?" or ("", "NA"). A number, such as -200, is one however it is
+            written. In a column of numbers they become NaN, which `fill_missing` fills. In one of "category" a text is
+            a category like others. By default a number that is missing is refused, and so is an empty category.
+        edit: for some columns a function of the text of a cell that gives the text to read.
     Returns:
-        A `Table`.
+        A `Table`. Its `kinds` are the `columns` for a second file: categories that the first did not have are refused.
     Raises:
         ValueError: where a cell is not of its kind (an empty cell, NaN and infinity included), a row has another
             length, or a column is missing or there twice. The message names the file, the line and the column.
@@ -82,71 +55,48 @@ def read_csv(path: str | os.PathLike[str], columns: Mapping[str, Kind]) -> Table
         >>> jm.data.read_csv("houses.csv", kinds).matrix(("driveway", "side")).tolist()
         [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    if not isinstance(columns, Mapping) or not columns:
+    if not isinstance(columns, Mapping) or not any(kind is not None for kind in columns.values()):
         raise ValueError(f"columns is {columns!r}, expected a mapping such as {{'price': 'number'}}")
-    codes = {name: _number_words(name, kind) for name, kind in columns.items()}
-    rows = _read_records(paths.check(path))
-    _, header = next(rows, (1, []))
-    places = {name: _find_column(path, header, name) for name in columns}
-    values: dict[str, list[float]] = {name: [] for name in columns}
-    for line, row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(row)} fields, expected {len(header)} as in the header")
-        for name, place in places.items():
-            values[name].append(_read_cell(row[place], codes[name], f"{path}, line {line}, column {name!r}"))
-    if not all(values.values()):
-        raise ValueError(f"{path} has no rows below its header, expected at least one")
-    dtypes = {name: _choose_dtype(kind) for name, kind in columns.items()}
-    categories = {name: tuple(kind) for name, kind in columns.items() if not isinstance(kind, str)}
-    return Table({name: np.asarray(column, dtypes[name]) for name, column in values.items()}, categories)
+    _check_form(header, delimiter, skipinitialspace, comment)
+    readers = cells.make_readers(columns, decimal, missing, edit)
+    records = read_records(paths.check(path), delimiter, skipinitialspace, comment)
+    line, names = (1, list(columns)) if header is None else next(records, (1, []))
+    places = [(name, _find_column(path, line, names, name), reader.read) for name, reader in readers.items()]
+    values: dict[str, list[float]] = {name: [] for name in readers}
+    lines = []
+    for line, record in records:
+        if len(record) != len(names):
+            as_in = "columns" if header is None else "the header"
+            raise ValueError(f"{path}, line {line}: {len(record)} fields, expected {len(names)} as in {as_in}")
+        lines.append(line)
+        for name, place, read in places:
+            try:
+                values[name].append(read(record[place]))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line}, column {name!r}: {error}") from error.__cause__
+    if not lines:
+        raise ValueError(f"{path} has no rows{' below its header' if header else ''}, expected at least one")
+    made = {name: reader.finish(values[name]) for name, reader in readers.items()}
+    categories = {name: reader.names for name, reader in readers.items() if reader.names is not None}
+    return Table(made, categories, {**columns, **categories}, str(path), lines)
 
 
-def _read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the number of its first line."""
-    lines = paths.read_lines(path)
-    first = next(lines, "").removeprefix("\ufeff")  # a mark that some programs put before UTF-8
-    reader, line = csv.reader(itertools.chain([first] if first else [], lines), strict=True), 1
-    try:
-        for row in reader:
-            yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: {error}") from None
+def _check_form(header: Any, delimiter: Any, skipinitialspace: Any, comment: Any) -> None:
+    """Raises a ValueError for what the form of a file cannot be."""
+    if header not in ("first", None):
+        raise ValueError(f"header is {header!r}, expected 'first', or None for a file without one")
+    if not isinstance(skipinitialspace, bool):
+        raise ValueError(f"skipinitialspace is {skipinitialspace!r}, expected True or False")
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise ValueError(f"delimiter is {delimiter!r}, expected one character such as ';'")
+    if delimiter == " " and skipinitialspace:
+        raise ValueError("delimiter is ' ', which skipinitialspace leaves out, expected one of the two")
+    if comment is not None and (not isinstance(comment, str) or not comment):
+        raise ValueError(f"comment is {comment!r}, expected the start of a line such as '#', or None")
 
 
-def _number_words(name: str, kind: Kind) -> dict[str, int] | None:
-    """The number of each word that a cell may hold; None for a column of numbers."""
-    if kind == "number":
-        return None
-    names = YES_NO if kind == "yes_no" else kind
-    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"columns[{name!r}] is {kind!r}, expected 'number', 'yes_no' or the names of the categories")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"columns[{name!r}] is {kind!r}, expected at least one category, and each of them once")
-    return {word: index for index, word in enumerate(names)}
-
-
-def _find_column(path, header: list[str], name: str) -> int:
+def _find_column(path: Any, line: int, header: list[str], name: str) -> int:
     """The index of the column in the header."""
     if (count := header.count(name)) != 1:
-        raise ValueError(f"{path}, line 1: {count} columns are called {name!r}, expected one among {header}")
+        raise ValueError(f"{path}, line {line}: {count} columns are called {name!r}, expected one among {header}")
     return header.index(name)
-
-
-def _read_cell(cell: str, codes: dict[str, int] | None, where: str) -> float:
-    """The number in a cell; errors give its place as `where`."""
-    if codes is not None:
-        if cell not in codes:
-            raise ValueError(f"{where}: {cell!r}, expected one of {', '.join(map(repr, codes))}")
-        return codes[cell]
-    if not (match := NUMBER.fullmatch(cell)) or not np.isfinite(value := float(cell)):
-        raise ValueError(f"{where}: {reprlib.repr(cell)}, expected a finite number")
-    vanishes = value == 0 and match[1].strip("0.")
-    if vanishes or (abs(value) >= EXACT and cell.lstrip("+-").isdecimal() and int(value) != int(cell)):
-        raise ValueError(f"{where}: {reprlib.repr(cell)}, which float64 cannot hold, expected a number that it can")
-    return value
-
-
-def _choose_dtype(kind: Kind) -> type:
-    """The dtype of a column."""
-    return {"number": np.float64, "yes_no": np.bool_}[kind] if isinstance(kind, str) else np.int32

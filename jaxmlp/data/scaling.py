@@ -42,13 +42,13 @@ class Standard(NamedTuple):
 
     def __call__(self, X: Float[Given, "*shape"]) -> Float[Array, "*shape"]:
         """`(X - mean) / deviation`, for one example or a batch."""
-        given = _to_floats(X, "X")
+        given = to_floats(X, "X")
         X, mean, deviation, power = self._broadcast(given, "X")
         return _check_range(((X if power is None else X * power) - mean) / deviation, given, "X")
 
     def inverse(self, Z: Float[Given, "*shape"]) -> Float[Array, "*shape"]:
         """`mean + deviation Z`: scaled features in their original units."""
-        given = _to_floats(Z, "Z")
+        given = to_floats(Z, "Z")
         Z, mean, deviation, power = self._broadcast(given, "Z")
         X = mean + deviation * Z
         return _check_range(X if power is None else X / power, given, "Z")
@@ -98,7 +98,7 @@ def standardize(X: Float[Given, "m *i"]) -> Standard:
 
     Source: notes 002, "Normalizing training sets".
     """
-    X = _to_floats(X, "X")
+    X = to_floats(X, "X")
     if X.ndim == 0 or X.shape[0] == 0:
         raise ValueError(f"X has shape {X.shape}, expected at least one example")
     validate.finite(X, "X")
@@ -164,7 +164,7 @@ def _widen(array: Any) -> Array:
     return array.astype(jnp.float32) if _is_half(array.dtype) else array
 
 
-def _to_floats(given, name: str) -> Array:
+def to_floats(given, name: str) -> Array:
     """`given` as an array, if it holds floats."""
     array = validate.array(given, name)
     if not jnp.issubdtype(array.dtype, jnp.floating):
