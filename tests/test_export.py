@@ -105,14 +105,14 @@ def test_what_cannot_be_exported_is_named(tmp_path):
     params, _ = make(net)
     plain = jm.MLP((5, 6, 3))
     onnx, other = tmp_path / "net.onnx", tmp_path / "net.stablehlo"
-    with pytest.raises(ValueError, match="net has the activation 'cube' of your own, expected jaxmlp's for .onnx"):
+    with pytest.raises(ValueError, match=r"net has the activation 'cube' of your own, expected jaxmlp's for .onnx"):
         jm.export(onnx, net, params)
     with pytest.raises(ValueError, match="net has the activation 'relu' of your own"):
         jm.export(onnx, jm.MLP((5, 6, 3), jm.Activation("relu", jnp.tanh, jnp.tanh)), params)
-    with pytest.raises(ValueError, match="net has products='bfloat16', expected None for .onnx"):
+    with pytest.raises(ValueError, match=r"net has products='bfloat16', expected None for .onnx"):
         jm.export(onnx, jm.MLP((5, 6, 3), products="bfloat16"), params)
     with pytest.raises(
-        ValueError, match="params have dtype bfloat16, expected float32 for .onnx; .stablehlo takes any"
+        ValueError, match=r"params have dtype bfloat16, expected float32 for .onnx; .stablehlo takes any"
     ):
         jm.export(onnx, plain, jax.tree.map(lambda a: a.astype(jnp.bfloat16), params))
     with pytest.raises(ValueError, match=r"path is '.*net.h5' with the ending '.h5', expected .onnx or .stablehlo"):
@@ -125,7 +125,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         jm.export(other, params, params)
     with pytest.raises(ValueError, match="params are traced, expected numbers: export outside jit"):
         jax.jit(lambda params: jm.export(other, plain, params))(params)
-    with pytest.raises(FileNotFoundError, match="absent is not there, expected a folder for net.stablehlo"):
+    with pytest.raises(FileNotFoundError, match=r"absent is not there, expected a folder for net.stablehlo"):
         jm.export(tmp_path / "absent" / "net.stablehlo", plain, params)
     assert not list(tmp_path.iterdir())
 

@@ -4,6 +4,7 @@ Opset 20 is the first with Gelu. An operator that ONNX does not have is written 
 graph. Source: https://onnx.ai/onnx/operators.
 """
 
+import importlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,12 +36,10 @@ def write(net: MLP, params: Params, pixels: bool) -> bytes:
     """The serialized graph, whose input is `X (batch, n_0)` and whose output `Y_hat (batch, n_K)`."""
     _check(net, params)
     try:
-        import onnx
+        onnx = importlib.import_module("onnx")
     except ImportError:
         raise ImportError("onnx is not installed: python3 -m pip install 'jaxmlp[onnx]'") from None
-    from onnx import helper, numpy_helper
-
-    kind = onnx.TensorProto.FLOAT
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     constants, nodes = {"zero": np.float32(0), "scale": np.float32(1 / 255)}, []
     a = "X"
     if pixels:
@@ -52,7 +51,9 @@ def write(net: MLP, params: Params, pixels: bool) -> bytes:
         last = "Y_hat" if l == net.depth else f"a{l}"
         a = _add_activation(nodes, helper, f.name, f"z{l}", last)
     used = {name for node in nodes for name in node.input}
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items() if name in used]
+    tensors = [
+        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items() if name in used
+    ]
     X = helper.make_tensor_value_info("X", onnx.TensorProto.UINT8 if pixels else kind, ["batch", net.sizes[0]])
     Y_hat = helper.make_tensor_value_info("Y_hat", kind, ["batch", net.sizes[-1]])
     graph = helper.make_graph(nodes, "jaxmlp", [X], [Y_hat], tensors)

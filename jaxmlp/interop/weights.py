@@ -1,5 +1,6 @@
 """Weights of PyTorch, Flax, Equinox, Keras and scikit-learn, to and from a network's parameters."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -194,8 +195,7 @@ def _name_layers(names: Sequence[str] | None, framework: str, depth: int) -> lis
 
 
 def _to_tensor(array: np.ndarray) -> Any:
-    import torch  # only for those who ask for its tensors
-
+    torch = importlib.import_module("torch")  # only for those who ask for its tensors
     if array.dtype == jnp.bfloat16:  # which PyTorch does not take from NumPy
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     return torch.from_numpy(array)
