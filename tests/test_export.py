@@ -85,7 +85,7 @@ assert not [name for name in sys.modules if name.startswith("jaxmlp")]
 
 def test_a_process_without_jaxmlp_runs_stablehlo(tmp_path):
     own = jm.MLP((5, 6, 3), cube)
-    nets = [NET, own, *OUTPUTS]
+    nets = [NET, own, OUTPUTS[0]]  # an output is computed as a hidden layer is
     expected = []
     for n, net in enumerate(nets):
         params, X = make(net)

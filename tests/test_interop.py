@@ -217,8 +217,9 @@ NAMED = {f"{name}.{part}": LIST[2 * l + at] for l, name in enumerate(("fc1", "fc
         ([*LIST[:2], numbers(5, 3), LIST[3]], r"weights\[2\] has shape \(5, 3\), expected \(out, in\) \(2, 3\) or"),
         (LIST[::2], r"no bias beside weights\[0\], expected one of shape \(3,\); missing_biases='zeros'"),
         ([LIST[1], *LIST], r"weights has weights\[0\] and weights\[2\], expected one of them for a layer"),
-        ({}, "weights is a dict without arrays, expected those of a network"),
+        ({}, "weights is a dict without arrays in it, expected those of each layer"),
         (None, "weights is a NoneType without arrays"),
+        (numbers(3, 4), "weights is a ndarray without arrays in it"),
         (7, "weights is an int, expected arrays with names"),
         ("model.pt", r"model.pt is a pickle by its ending .pt, .*expected a safetensors file"),
         ("absent.safetensors", "absent.safetensors is not there, expected a safetensors file"),
@@ -258,6 +259,8 @@ def test_safetensors_files_of_others(tmp_path):
     net = jm.MLP((4, 3, 2))
     assert bits(jm.params_from(net, path)[1].W) == bits(LIST[2])
     assert bits(jm.params_from(net, str(path))[0].W) == bits(LIST[0])
+    with pytest.raises(ValueError, match=r"model.safetensors: module.fc1.weight has shape \(3, 4\), expected"):
+        jm.params_from(jm.MLP((3, 3, 2)), path)
     told = r"a safetensors file that jaxmlp did not write; it holds 'module.fc1.bias' \(3,\), .*jaxmlp.params_from\(net"
     with pytest.raises(ValueError, match=told):
         jm.load(path)

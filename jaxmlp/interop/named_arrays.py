@@ -71,9 +71,11 @@ def _read(given: Any) -> list[Named]:
     if callable(getattr(given, "get_weights", None)):  # a model of Keras
         entries = _read(list(given.get_weights()))
         return [entry._replace(role="kernel") if entry.role == "untold" else entry for entry in entries]
-    leaves = list(_walk(given, ()))
+    leaves = [] if _is_array(given) else list(_walk(given, ()))
     if not leaves:
-        raise ValueError(f"weights is {article(type(given).__name__)} without arrays, expected those of a network")
+        raise ValueError(
+            f"weights is {article(type(given).__name__)} without arrays in it, expected those of each layer"
+        )
     counted = -1
     entries = []
     for path, array in leaves:

@@ -5,6 +5,7 @@ graph. Source: https://onnx.ai/onnx/operators.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,36 +40,34 @@ def write(net: MLP, params: Params, pixels: bool) -> bytes:
         onnx = importlib.import_module("onnx")
     except ImportError:
         raise ImportError("onnx is not installed: python3 -m pip install 'jaxmlp[onnx]'") from None
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    constants, nodes = {"zero": np.float32(0), "scale": np.float32(1 / 255)}, []
-    a = "X"
-    if pixels:
-        nodes += [helper.make_node("Cast", [a], ["pixels"], to=kind)]
-        nodes += [helper.make_node("Mul", ["pixels", "scale"], [a := "a0"])]
-    for l, (layer, f) in enumerate(zip(params, net.activations, strict=True), start=1):
-        constants[f"W{l}"], constants[f"b{l}"] = np.asarray(layer.W), np.asarray(layer.b)
-        nodes.append(helper.make_node("Gemm", [a, f"W{l}", f"b{l}"], [f"z{l}"], transB=1))
-        last = "Y_hat" if l == net.depth else f"a{l}"
-        a = _add_activation(nodes, helper, f.name, f"z{l}", last)
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = _make_nodes(net, pixels, helper.make_node, kinds.FLOAT)
+    constants = {"zero": np.zeros((), np.float32), "scale": np.asarray(np.float32(1 / 255))}
+    for l, (W, b) in enumerate(params, start=1):
+        constants |= {f"W{l}": np.asarray(W), f"b{l}": np.asarray(b)}
     used = {name for node in nodes for name in node.input}
-    tensors = [
-        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items() if name in used
-    ]
-    X = helper.make_tensor_value_info("X", onnx.TensorProto.UINT8 if pixels else kind, ["batch", net.sizes[0]])
-    Y_hat = helper.make_tensor_value_info("Y_hat", kind, ["batch", net.sizes[-1]])
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+    X = helper.make_tensor_value_info("X", kinds.UINT8 if pixels else kinds.FLOAT, ["batch", net.sizes[0]])
+    Y_hat = helper.make_tensor_value_info("Y_hat", kinds.FLOAT, ["batch", net.sizes[-1]])
     graph = helper.make_graph(nodes, "jaxmlp", [X], [Y_hat], tensors)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="jaxmlp").SerializeToString()
 
 
-def _add_activation(nodes: list[Any], helper: Any, name: str, z: str, last: str) -> str:
-    """Appends the operators of an activation, the last of which gives `last`."""
-    operators, a = OPERATORS[name], ""
-    for at, (operator, inputs, attributes) in enumerate(operators):
-        given = [{"z": z, "a": a}.get(part, part) for part in inputs]
-        a = last if at == len(operators) - 1 else f"{operator}_{z}"
-        nodes.append(helper.make_node(operator, given, [a], **attributes))
-    return last
+def _make_nodes(net: MLP, pixels: bool, node: Callable[..., Any], float32: int) -> list[Any]:
+    """The operators from `X` to `Y_hat`, in the order in which they run."""
+    nodes, a = [], "X"
+    if pixels:
+        nodes = [node("Cast", ["X"], ["pixels"], to=float32), node("Mul", ["pixels", "scale"], [a := "a0"])]
+    for l, f in enumerate(net.activations, start=1):
+        nodes.append(node("Gemm", [a, f"W{l}", f"b{l}"], [f"z{l}"], transB=1))
+        a = ""
+        for at, (operator, inputs, attributes) in enumerate(OPERATORS[f.name], start=1):
+            given = [{"z": f"z{l}", "a": a}.get(name, name) for name in inputs]
+            last = at == len(OPERATORS[f.name])
+            a = f"{operator}{l}" if not last else "Y_hat" if l == net.depth else f"a{l}"
+            nodes.append(node(operator, given, [a], **attributes))
+    return nodes
 
 
 def _check(net: MLP, params: Params) -> None:

@@ -1,6 +1,7 @@
 """Weights of PyTorch, Flax, Equinox, Keras and scikit-learn, to and from a network's parameters."""
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -50,24 +51,33 @@ def params_from(
         validate.one_of(framework, tuple(ORIENTATION), "framework")
     if missing_biases is not None:
         validate.one_of(missing_biases, ("zeros",), "missing_biases")
-    layers = read_layers(weights)
+    orientation = ORIENTATION[framework] if framework else None
+    try:
+        return _build(net, read_layers(weights), orientation, missing_biases is not None)
+    except ValueError as error:
+        if isinstance(weights, str | os.PathLike) and str(weights) not in str(error):
+            raise ValueError(f"{weights}: {error}") from None
+        raise
+
+
+def _build(net: MLP, layers: list[Found], orientation: str | None, zeros: bool) -> Params:
+    """The parameters, if the layers fit the network."""
     if len(layers) != net.depth or any(layer.W is None for layer in layers):
         _refuse_layers(net, layers)
-    kinds = _orient(net, layers, ORIENTATION[framework] if framework else None)
+    named = [layer.W for layer in layers if layer.W]
+    kinds = _orient(net, named, orientation)
     made, dtypes = [], {}
-    for layer, kind, shape in zip(layers, kinds, net.shapes, strict=True):
-        W, b = layer
-        assert W is not None  # `_refuse_layers` has seen to it
-        matrix = W.array if kind == "weight" else W.array.T
-        if b is None and missing_biases is None:
+    for W, (_, b), kind, (n_out, _) in zip(named, layers, kinds, net.shapes, strict=True):
+        if b is None and not zeros:
             raise ValueError(
-                f"weights has no bias beside {W.name}, expected one of shape {shape[:1]}; missing_biases='zeros' "
+                f"weights has no bias beside {W.name}, expected one of shape {(n_out,)}; missing_biases='zeros' "
                 "takes zeros"
             )
-        bias = np.zeros(shape[:1], W.array.dtype) if b is None else b.array
-        if bias.shape != shape[:1]:
-            raise ValueError(f"{b.name if b else W.name} has shape {bias.shape}, expected {shape[:1]}")
-        made.append(Layer(_to_jax(matrix, W.name, dtypes), _to_jax(bias, b.name if b else W.name, dtypes)))
+        b = b or W._replace(array=np.zeros(n_out, W.array.dtype))
+        if b.array.shape != (n_out,):
+            raise ValueError(f"{b.name} has shape {b.array.shape}, expected {(n_out,)}")
+        matrix = W.array if kind == "weight" else W.array.T
+        made.append(Layer(_to_jax(matrix, W.name, dtypes), _to_jax(b.array, b.name, dtypes)))
     return tuple(made)
 
 
@@ -83,9 +93,8 @@ def _refuse_layers(net: MLP, layers: list[Found]) -> None:
     )
 
 
-def _orient(net: MLP, layers: list[Found], default: str | None) -> list[str]:
+def _orient(net: MLP, named: list[Named], default: str | None) -> list[str]:
     """Each layer's kind, "weight" (out, in) or "kernel" (in, out), by its name, or by shapes of all without a name."""
-    named = [layer.W for layer in layers if layer.W]
     untold = [(W, shape) for W, shape in zip(named, net.shapes, strict=True) if W.role == "untold"]
     votes: dict[str, Named] = {}
     for W, shape in untold:
@@ -175,11 +184,12 @@ def _check_params(params: Params) -> None:
     """Refuses what is no network's parameters, of any widths."""
     if not isinstance(params, tuple | list) or not params:
         raise ValueError(f"params is {article(type(params).__name__)}, expected a tuple of layers (W, b)")
-    shapes = [np.shape(getattr(layer, "W", None)) for layer in params]
+    shapes: list[tuple[int, ...]] = [getattr(getattr(layer, "W", None), "shape", ()) for layer in params]
     for number, shape in enumerate(shapes, start=1):
-        if len(shape) != 2:
-            raise ValueError(f"params: layer {number} has W {shape}, expected (out, in)")
-    validate.params(MLP((shapes[0][1], *(shape[0] for shape in shapes))), params)
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"params: layer {number} has W {shape}, expected a Layer(W, b) with W (out, in)")
+    n_in, n_out = shapes[0][1], [shape[0] for shape in shapes]
+    validate.params(MLP((n_in, *n_out)), params)
 
 
 def _name_layers(names: Sequence[str] | None, framework: str, depth: int) -> list[str]:
