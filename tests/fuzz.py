@@ -208,8 +208,8 @@ def _seeds(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-READERS = {"networks": of_networks, "weights": of_weights, "populations": of_populations, "trees": of_trees, "idx": of_idx,
-           "gzip": of_gzip, "csv": of_csv, "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
+READERS = {"networks": of_networks, "weights": of_weights, "populations": of_populations, "trees": of_trees,
+           "idx": of_idx, "gzip": of_gzip, "csv": of_csv, "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
 
 
 class Fault(Exception):

@@ -220,6 +220,7 @@ NAMED = {f"{name}.{part}": LIST[2 * l + at] for l, name in enumerate(("fc1", "fc
         ({}, "weights is a dict without arrays in it, expected those of each layer"),
         (None, "weights is a NoneType without arrays"),
         (numbers(3, 4), "weights is a ndarray without arrays in it"),
+        ({"rngs": jax.random.key(0)}, "rngs is a key, expected weights"),
         (7, "weights is an int, expected arrays with names"),
         ("model.pt", r"model.pt is a pickle by its ending .pt, .*expected a safetensors file"),
         ("absent.safetensors", "absent.safetensors is not there, expected a safetensors file"),

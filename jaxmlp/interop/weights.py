@@ -26,7 +26,7 @@ def params_from(
 
     A name tells the orientation: `kernel (in, out)`, `weight (out, in)`. Matrices without such a name share one, which
     those that are not square tell. Layers whose names differ in a number are ordered by it, the others stay in the
-    order in which they come.
+    order in which they come. A file sorts its names: where that is not the layers' order, pass a dict in their order.
 
     Args:
         net: the network, whose activations the weights do not tell.
