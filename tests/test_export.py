@@ -11,6 +11,9 @@ import pytest
 import jaxmlp as jm
 from jaxmlp import activations
 
+pytest.importorskip("flatbuffers")
+pytest.importorskip("onnx")
+
 HIDDEN = [name for name in activations.NAMED if name != "softmax"]
 cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2)
 # Each activation stands in a hidden layer of `NET` or is the output of a network of its own.
@@ -36,7 +39,8 @@ def run_onnx(path, X):
 
 
 def check_onnx(path, net, params, X, atol=1e-6, **given):
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     jm.export(path, net, params, pixels="preprocess" in given)
     onnx.checker.check_model(str(path), full_check=True)
     expected = np.asarray(jm.predict(net, params, X, **given))
@@ -130,8 +134,9 @@ def test_what_cannot_be_exported_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
+@pytest.mark.parametrize(("extra", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, extra, package):
+    monkeypatch.setitem(sys.modules, package, None)
     net = jm.MLP((5, 6, 3))
-    with pytest.raises(ImportError, match=r"onnx is not installed: python3 -m pip install 'jaxmlp\[onnx\]'"):
-        jm.export(tmp_path / "net.onnx", net, make(net)[0])
+    with pytest.raises(ImportError, match=rf"{package} is not installed: python3 -m pip install 'jaxmlp\[{extra}\]'"):
+        jm.export(tmp_path / f"net.{extra}", net, make(net)[0])

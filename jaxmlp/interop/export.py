@@ -1,7 +1,8 @@
 """Writes a trained network as a file that others run: ONNX, and StableHLO for any process with JAX."""
 
+import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -17,12 +18,20 @@ from jaxmlp.network import MLP, Params
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+class Format(NamedTuple):
+    """How to write files of one ending, and the package that this takes; the ending is the name of an extra, too."""
+
+    write: Callable[[MLP, Params, bool], bytes]
+    package: str
+
+
 def export(path: FilePath, net: MLP, params: Params, *, pixels: bool = False) -> None:
     """Writes a network as a program that runs without jaxmlp, from `X (batch, n_0)` to `Y_hat (batch, n_K)`.
 
-    The ending of the name chooses the format. `.onnx` is read by ONNX Runtime and others; the extra `onnx` installs
-    what writes it. `.stablehlo` is run by `jax.export.deserialize(bytearray(raw)).call(X)` on a CPU, on CUDA's GPUs and
-    on TPUs. The batch may have any size. The write is atomic.
+    The ending of the name chooses the format, and an extra of its name installs what writes it. `.onnx` is read by ONNX
+    Runtime and others. `.stablehlo` is run by `jax.export.deserialize(bytearray(raw)).call(X)` on a CPU, on CUDA's GPUs
+    and on TPUs, in products of the precision that `jax.default_matmul_precision` had here. The batch may have any size.
+    The write is atomic.
 
     Args:
         path: the file, new or to replace, `name.onnx` or `name.stablehlo`.
@@ -32,7 +41,7 @@ def export(path: FilePath, net: MLP, params: Params, *, pixels: bool = False) ->
     Raises:
         ValueError: where an argument does not fit, the parameters are traced, or ONNX has no form for the network.
         FileNotFoundError: where the folder does not exist.
-        ImportError: for `.onnx` where the package `onnx` is not installed.
+        ImportError: where the extra is not installed.
     Example:
         >>> jm.export("digits.stablehlo", net, params)
         >>> with open("digits.stablehlo", "rb") as file:
@@ -40,15 +49,17 @@ def export(path: FilePath, net: MLP, params: Params, *, pixels: bool = False) ->
         >>> bool(jnp.allclose(program.call(X), jm.predict(net, params, X), atol=1e-6))
         True
     """
-    write = WRITERS.get(ending := paths.check(path).suffix)
-    if write is None:
-        raise ValueError(f"path is {str(path)!r} with the ending {ending!r}, expected {' or '.join(WRITERS)}")
+    form = FORMATS.get(ending := paths.check(path).suffix)
+    if form is None:
+        raise ValueError(f"path is {str(path)!r} with the ending {ending!r}, expected {' or '.join(FORMATS)}")
     validate.params(net, params)
     if not isinstance(pixels, bool):
         raise ValueError(f"pixels is {pixels!r}, expected True or False")
     if not all(map(validate.concrete, jax.tree.leaves(params))):
         raise ValueError("params are traced, expected numbers: export outside jit")
-    checked_files.replace_file(path, write(net, params, pixels))
+    if importlib.util.find_spec(form.package) is None:
+        raise ImportError(f"{form.package} is not installed: python3 -m pip install 'jaxmlp[{ending[1:]}]'")
+    checked_files.replace_file(path, form.write(net, params, pixels))
 
 
 def _to_stablehlo(net: MLP, params: Params, pixels: bool) -> bytes:
@@ -63,4 +74,4 @@ def _to_stablehlo(net: MLP, params: Params, pixels: bool) -> bytes:
     return bytes(jax.export.export(jax.jit(predict), platforms=PLATFORMS)(X).serialize())
 
 
-WRITERS: dict[str, Callable[[MLP, Params, bool], Any]] = {".onnx": onnx_graph.write, ".stablehlo": _to_stablehlo}
+FORMATS = {".onnx": Format(onnx_graph.write, "onnx"), ".stablehlo": Format(_to_stablehlo, "flatbuffers")}

@@ -36,10 +36,7 @@ OPERATORS: dict[str, list[tuple[str, list[str], dict[str, Any]]]] = {
 def write(net: MLP, params: Params, pixels: bool) -> bytes:
     """The serialized graph, whose input is `X (batch, n_0)` and whose output `Y_hat (batch, n_K)`."""
     _check(net, params)
-    try:
-        onnx = importlib.import_module("onnx")
-    except ImportError:
-        raise ImportError("onnx is not installed: python3 -m pip install 'jaxmlp[onnx]'") from None
+    onnx: Any = importlib.import_module("onnx")  # which an extra installs
     helper, kinds = onnx.helper, onnx.TensorProto
     nodes = _make_nodes(net, pixels, helper.make_node, kinds.FLOAT)
     constants = {"zero": np.zeros((), np.float32), "scale": np.asarray(np.float32(1 / 255))}
