@@ -143,13 +143,13 @@ def to_numpy(given: Any, name: str) -> np.ndarray:
     """An array of NumPy, JAX or PyTorch as a NumPy array."""
     if not validate.concrete(given):
         raise ValueError(f"{name} is traced, expected numbers: call it outside jit")
-    if isinstance(given, jax.Array) and trees.is_key(given):
-        raise ValueError(f"{name} is a key, expected weights; nnx.state(module, nnx.Param) leaves keys out")
     if hasattr(given, "detach"):  # a tensor of PyTorch
         given = given.detach().cpu()
         if str(given.dtype) == "torch.bfloat16":  # which NumPy does not know
             return given.float().numpy().astype(jnp.bfloat16)
-        given = given.numpy()
+        return given.numpy()
+    if isinstance(given, jax.Array) and trees.is_key(given):
+        raise ValueError(f"{name} is a key, expected weights; nnx.state(module, nnx.Param) leaves keys out")
     return np.asarray(given)
 
 
