@@ -32,6 +32,9 @@ from jaxmlp.eigenvalues import hessian_eigenvalues as hessian_eigenvalues
 from jaxmlp.eigenvalues import hessian_trace as hessian_trace
 from jaxmlp.files import load as load
 from jaxmlp.files import save as save
+from jaxmlp.interop.export import export as export
+from jaxmlp.interop.weights import params_from as params_from
+from jaxmlp.interop.weights import params_to as params_to
 from jaxmlp.jacobians import ggn_blocks as ggn_blocks
 from jaxmlp.jacobians import ggn_diagonal as ggn_diagonal
 from jaxmlp.jacobians import ntk as ntk

@@ -21,6 +21,7 @@ import safetensors.numpy
 from jaxmlp import paths
 
 FilePath = str | os.PathLike[str]
+Places = dict[str, tuple[np.dtype, tuple[int, ...], int]]  # dtype, shape, first byte
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
@@ -38,16 +39,33 @@ def write(path: FilePath, tensors: dict[str, np.ndarray], about: dict[str, Any])
     description = json.dumps({"sha256": NO_DIGEST, "format": FORMAT, **about})
     raw = safetensors.numpy.save(tensors, {"jaxmlp": description})
     digest = hashlib.sha256(raw).hexdigest()
+    replace_file(path, raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
+
+
+def replace_file(path: FilePath, raw: bytes) -> None:
+    """Writes a file; a link stays a link. A crash leaves the old file or the new one, whole."""
     checked = Path(os.path.realpath(paths.check(path)))
     with paths.name_errors(checked):
-        _replace(checked, raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
+        _replace(checked, raw)
 
 
 def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads the arrays and the description of a file of `write`, and checks every byte."""
+    return decode(_read_bytes(path, f"a file of jaxmlp's with a {kind}"), kind, str(path))
+
+
+def read_foreign(path: FilePath) -> dict[str, np.ndarray]:
+    """Reads the arrays of anyone's safetensors file; without a checksum, only what the header says is checked."""
+    raw = _read_bytes(path, "a safetensors file")
+    length = _header_length(raw[:8], len(raw), str(path))
+    return _view(raw, 8 + length, _find_tensors(bytes(raw[8 : 8 + length]), len(raw), str(path)), str(path))
+
+
+def _read_bytes(path: FilePath, expected: str) -> bytearray:
+    """The bytes of a safetensors file, of which no more is read than the header promises."""
     checked = paths.check(path)
     if checked.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file of jaxmlp's")
+        raise ValueError(f"{path} is a folder, expected {expected}")
     try:
         with paths.name_errors(checked), checked.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -56,9 +74,9 @@ def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, An
             file.seek(0)
             raw = bytearray(size)
             file.readinto(raw)
-            return decode(raw, kind, str(path))
+            return raw
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is not there, expected a file of jaxmlp's with a {kind}") from None
+        raise FileNotFoundError(f"{path} is not there, expected {expected}") from None
 
 
 def decode(raw: bytes | bytearray, kind: str, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -72,19 +90,32 @@ def decode(raw: bytes | bytearray, kind: str, name: str) -> tuple[dict[str, np.n
         digest, version = about.pop("sha256"), about.pop("format")
         found = _digest(raw, digest.encode())
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        raise ValueError(f"{name} is corrupt, or a safetensors file that jaxmlp did not write") from None
+        hint = f"; it holds {_list(places)}; jaxmlp.params_from(net, path) reads the weights of other libraries"
+        hint = hint if places and kind == "network" else ""
+        raise ValueError(f"{name} is corrupt, or a safetensors file that jaxmlp did not write{hint}") from None
     if found != digest:
         raise ValueError(f"{name} is corrupt: its SHA-256 is {found}, expected {digest}")
     if version != FORMAT:
         raise ValueError(f"{name} has format {version}, expected {FORMAT}, which this jaxmlp reads")
     if about.get("kind") != kind:
         raise ValueError(f"{name} holds a {about.get('kind')}, expected a {kind}")
-    arrays = {tensor: np.frombuffer(raw, dtype, math.prod(shape), 8 + length + begin).reshape(shape)
+    return _view(raw, 8 + length, places, name), about
+
+
+def _view(raw: bytearray, start: int, places: Places, name: str) -> dict[str, np.ndarray]:
+    """The arrays that lie in the bytes behind the header."""
+    arrays = {tensor: np.frombuffer(raw, dtype, math.prod(shape), start + begin).reshape(shape)
               for tensor, (dtype, shape, begin) in places.items()}  # fmt: skip
     for tensor, array in arrays.items():
         if array.dtype == bool and array.view(np.uint8).max(initial=0) > 1:
             raise ValueError(f"{name} is corrupt: {tensor} is of bools, but holds other bytes than 0 and 1")
-    return arrays, about
+    return arrays
+
+
+def _list(places: Places) -> str:
+    """The names and shapes of the first arrays."""
+    first = ", ".join(f"{reprlib.repr(tensor)} {shape}" for tensor, (_, shape, _) in list(places.items())[:4])
+    return first if len(places) <= 4 else f"{first} and {len(places) - 4} more"
 
 
 def _digest(raw: bytearray, written: bytes) -> str:
@@ -105,7 +136,7 @@ def _header_length(start: bytes | bytearray, size: int, name: str) -> int:
     return length
 
 
-def _find_tensors(header: bytes, size: int, name: str) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+def _find_tensors(header: bytes, size: int, name: str) -> Places:
     """Each array's dtype, shape and first byte behind the header; together the arrays fill the file."""
     try:
         told = json.loads(header.decode())
@@ -126,7 +157,7 @@ def _find_tensors(header: bytes, size: int, name: str) -> dict[str, tuple[np.dty
 
 
 def _replace(path: Path, raw: bytes) -> None:
-    """Writes another file to the disk, then renames it to `path`: a crash leaves the old file or the new one, whole."""
+    """Writes another file to the disk, then renames it to `path`."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a file's name")
     if not path.parent.is_dir():

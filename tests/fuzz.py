@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+import safetensors.numpy
 from mutations import ANY, forge, unpack
 
 import jaxmlp as jm
@@ -63,6 +64,16 @@ def of_networks(folder: Path) -> Reader:
         return jm.cost(net, jax.tree.map(np.nan_to_num, params), x, y).ndim == 0
 
     return Reader(_seeds(folder), jm.load, right, (*ANY, *[forge] * 6))
+
+
+def of_weights(folder: Path) -> Reader:
+    """Of other libraries; no checksum tells a changed number."""
+    for number, (part, order) in enumerate((("kernel", 1), ("weight", -1), ("w", 1))):
+        arrays = {f"fc{l}.{part}": np.ones(shape[::order], np.float32) for l, shape in enumerate([(3, 4), (4, 2)])}
+        biases = {f"fc{l}.b": np.ones(n, np.float32) for l, n in enumerate((4, 2))}
+        safetensors.numpy.save_file(arrays | biases, folder / f"{number}")
+    right = lambda raw, params: tuple(layer.W.shape for layer in params) == NET.shapes
+    return Reader(_seeds(folder), lambda path: jm.params_from(NET, path), right, ANY)
 
 
 def of_populations(folder: Path) -> Reader:
@@ -208,8 +219,8 @@ def _seeds(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-READERS = {"networks": of_networks, "populations": of_populations, "trees": of_trees, "idx": of_idx, "gzip": of_gzip,
-           "csv": of_csv, "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
+READERS = {"networks": of_networks, "weights": of_weights, "populations": of_populations, "trees": of_trees,
+           "idx": of_idx, "gzip": of_gzip, "csv": of_csv, "checkpoints": of_checkpoints, "logs": of_logs}  # fmt: skip
 
 
 class Fault(Exception):

@@ -1,0 +1,1 @@
+"""Other libraries: their weights to and from jaxmlp, and files that others run."""
