@@ -15,11 +15,12 @@ pytestmark = pytest.mark.wrong_arguments
 
 X, Y = examples()
 HYPER = {"learning_rate": 0.3}
+PARAMS = jm.init(NET, jax.random.key(0))
 IN_SPACE = ("keep", "label_smoothing", "input_noise", "average", "scale", "batch_size", "initial")
 
 
 def fit(**settings):
-    settings = {"optimizer": optax.sgd, "hyper": HYPER, "params": jm.init(NET, jax.random.key(0))} | settings
+    settings = {"optimizer": optax.sgd, "hyper": HYPER, "params": PARAMS} | settings
     return problems.fit(settings.pop("params"), **{"data": (X, Y)} | settings)
 
 
