@@ -48,7 +48,7 @@ def name_mistakes(
     for find in (_find_transposes, _find_shapes, _find_zeros_and_infinities):
         if sentences := find(pairs):
             return sentences
-    right = [replace(f, df=Slope(f.f)) for f in net.hidden]
+    right = [replace(f, df=_Slope(f.f)) for f in net.hidden]
     problem = (MLP(net.sizes, right, net.output, net.loss), params, X, Y, weights, masks)
     for guess in (_guess_factor, _guess_missing_derivative, _guess_updated_layer, _guess_factors_by_array):
         if sentences := guess(problem, grads, expected, wrong):
@@ -57,7 +57,7 @@ def name_mistakes(
 
 
 @dataclass(frozen=True)
-class Slope:
+class _Slope:
     """`f'` by autodiff: a user's own may be the mistake. Equal for one f, so that two reports share their programs."""
 
     f: Callable[[Any], Any]
