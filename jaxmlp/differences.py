@@ -18,6 +18,7 @@ from jaxmlp.programs import compiled
 
 TOLERANCE = 1e-7
 FINER = 8  # the ratio of two steps that look for a kink
+AT_ONCE = 16  # entries whose costs are computed together
 
 
 def compare_differences(net, params, problem, grads, step, entries, wrong) -> list[Comparison]:
@@ -34,10 +35,11 @@ def compare_differences(net, params, problem, grads, step, entries, wrong) -> li
     leaves = jax.tree.leaves(params)
     drawn = [np.sort(rng.permutation(leaf.size)[:entries]) for leaf in leaves]
     starts = np.cumsum([0] + [leaf.size for leaf in leaves])
-    index = jnp.asarray(np.concatenate([start + d for start, d in zip(starts[:-1], drawn, strict=True)]))
+    index = np.concatenate([start + d for start, d in zip(starts[:-1], drawn, strict=True)])
+    padded = jnp.asarray(np.pad(index, (0, -len(index) % AT_ONCE), "edge"))  # a remainder would be compiled once more
     J = float(cost(net, params, problem[0], problem[1], weights=problem[2], masks=problem[3]))
     roundoff = 8 * 2.0**-52 / step * (1 + abs(J))
-    take = lambda step: [np.asarray(a) for a in _take_differences(net, params, *problem, index, step)]
+    take = lambda step: [np.asarray(a)[: len(index)] for a in _take_differences(net, params, *problem, padded, step)]
     ends = np.cumsum([len(d) for d in drawn])
     split = lambda taken: list(zip(*(np.split(a, ends[:-1]) for a in taken), strict=True))
     names = [(layer, array) for layer in range(1, net.depth + 1) for array in ("W", "b")]
@@ -106,4 +108,4 @@ def _take_differences(net, params, X, Y, weights, masks, index, step):
         zero = jnp.zeros(())
         return central_difference(J, zero, step), J(zero + step), crosses  # XLA computes the cost above once
 
-    return jax.lax.map(take_difference, index, batch_size=16)
+    return jax.lax.map(take_difference, index, batch_size=AT_ONCE)

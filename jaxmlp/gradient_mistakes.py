@@ -1,7 +1,7 @@
 """Names the mistake behind a wrong gradient: makes each classic mistake on purpose and compares the two gradients."""
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ def name_mistakes(
     for find in (_find_transposes, _find_shapes, _find_zeros_and_infinities):
         if sentences := find(pairs):
             return sentences
-    right = [replace(f, df=partial(_differentiate, f.f)) for f in net.hidden]
+    right = [replace(f, df=_Slope(f.f)) for f in net.hidden]
     problem = (MLP(net.sizes, right, net.output, net.loss), params, X, Y, weights, masks)
     for guess in (_guess_factor, _guess_missing_derivative, _guess_updated_layer, _guess_factors_by_array):
         if sentences := guess(problem, grads, expected, wrong):
@@ -56,9 +56,14 @@ def name_mistakes(
     return _locate_by_elimination(net, wrong)
 
 
-def _differentiate(f, z):
-    """`f'(z)` by autodiff: a user's own may be the mistake."""
-    return jax.vjp(f, z)[1](jnp.ones_like(z))[0]
+@dataclass(frozen=True)
+class _Slope:
+    """`f'` by autodiff: a user's own may be the mistake. Equal for one f, so that two reports share their programs."""
+
+    f: Callable[[Any], Any]
+
+    def __call__(self, z):
+        return jax.vjp(self.f, z)[1](jnp.ones_like(z))[0]
 
 
 def _pair_arrays(grads: Params, expected: Params) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -53,7 +53,7 @@ def sgd(params, batches, rate, gradient):
     """Plain descent, one batch after the other."""
     for X, Y in batches:
         grads = gradient(params, X, Y)
-        params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+        params = jax.tree.map(lambda p, g: np.asarray(p) - rate * np.asarray(g), params, grads)
     return params
 
 
@@ -75,28 +75,18 @@ def sum_over_paths(params, df, x, delta_out, unit, entry):
 def gradients_one_by_one(net_cost, params, X, Y, masks=None):
     """`jax.grad` of each example's own cost, stacked: leaves `(m, ...)`."""
     gradient = jax.jit(jax.grad(net_cost))
+    X, Y, masks = jax.tree.map(np.asarray, (X, Y, masks))
     each = [
         gradient(params, X[i : i + 1], Y[i : i + 1], None if masks is None else [k[i : i + 1] for k in masks])
         for i in range(len(X))
     ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 def as_rows(tree, lead=1):
     """A tree of arrays with `lead` leading axes as one array whose last axis runs over all parameters."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     return np.concatenate([leaf.reshape(*leaf.shape[:lead], -1) for leaf in leaves], axis=-1)
-
-
-def gauss_newton(predict, loss_hessian, params, X, Y, weights):
-    """`sum_m w J^T H J / sum_m w` with `J` by jax.jacrev: `predict` and `loss_hessian` at whichever split."""
-    both = jax.jit(lambda params, x, y: (jax.jacrev(predict)(params, x), loss_hessian(predict(params, x), y)))
-    total = 0.0
-    for x, y, w in zip(np.asarray(X), np.asarray(Y), weights, strict=True):
-        jacobian, H = both(params, x, y)
-        J = as_rows(jacobian, lead=1)
-        total = total + w * J.T @ np.asarray(H) @ J
-    return total / np.sum(weights)
 
 
 def linearize(hidden, output, loss, canonical, params, X, Y):

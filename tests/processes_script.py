@@ -16,65 +16,71 @@ import optax
 
 import jaxmlp as jm
 
-GIVEN = json.loads(sys.argv[1])
-N, I, FOLDER = GIVEN["processes"], GIVEN["process"], Path(GIVEN["folder"])
 NET = jm.MLP((6, 16, 2), hidden="tanh", output="softmax", loss="cross_entropy")
 X = np.random.default_rng(0).normal(size=(96, 6)).astype(np.float32)
 Y = (X[:, 0] * X[:, 1] > 0).astype(np.int32)
-OWN = slice(I * 96 // N, (I + 1) * 96 // N)  # this process's examples
-W = np.linspace(0.5, 2, 96, dtype=np.float32)[OWN]
-
-# Calls with one argument that differs between processes, by the name of the mistake.
-MISTAKES = {
-    "input_noise": {"input_noise": 0.1 + I},
-    "shares": {"shares": 4 * (1 + I % 2)},
-    "keep": {"keep": None if I else 0.9},
-    "batch_size": {"batch_size": 16 * (I > 0)},  # 0 on the first process alone
-    "the number of examples": {"data": (X[OWN][I:], Y[OWN][I:]), "shares": 4},
-    "batches": {"data": [(X[OWN], Y[OWN])] * (I + 1), "batch_size": None},
-}
+W = np.linspace(0.5, 2, 96, dtype=np.float32)
 
 
-def fit(**options):
-    options = {"data": (X[OWN], Y[OWN])} | options
-    mesh = jax.make_mesh((jax.device_count() // GIVEN["model"], GIVEN["model"]), ("data", "model"))
+def own(process, processes):
+    """X, Y and the weights of one process's examples."""
+    return tuple(array[process * 96 // processes : (process + 1) * 96 // processes] for array in (X, Y, W))
+
+
+def list_mistakes(process, processes):
+    """Calls with one argument that differs between processes, by the name of the mistake."""
+    x, y, _ = own(process, processes)
+    return {
+        "input_noise": {"input_noise": 0.1 + process},
+        "shares": {"shares": 4 * (1 + process % 2)},
+        "keep": {"keep": None if process else 0.9},
+        "batch_size": {"batch_size": 16 * (process > 0)},  # 0 on the first process alone
+        "the number of examples": {"data": (x[2 * process :], y[2 * process :]), "shares": 4},
+        "batches": {"data": [(x, y)] * (process + 1), "batch_size": None},
+    }
+
+
+def fit(data, mesh, **options):
     return jm.fit(
-        NET, jm.init(NET, jax.random.key(0)), options.pop("data"), optimizer=optax.sgd(0.1, momentum=0.9),
-        key=jax.random.key(1), mesh=mesh, validation=(X[:20], Y[:20]), progress=False, **options,
+        NET, jm.init(NET, jax.random.key(0)), data, optimizer=optax.sgd(0.1, momentum=0.9), key=jax.random.key(1),
+        mesh=mesh, validation=(X[:20], Y[:20]), progress=False, **options,
     )  # fmt: skip
 
 
-def refuse():
+def refuse(folder, process, processes, mesh):
     """Makes each mistake and keeps the message of its error."""
     messages = {}
-    for name, options in MISTAKES.items():
+    for name, options in list_mistakes(process, processes).items():
+        options = {"data": own(process, processes)[:2], "epochs": 1, "batch_size": 16} | options
         try:
-            fit(**{"epochs": 1, "batch_size": 16} | options)
+            fit(options.pop("data"), mesh, **options)
             messages[name] = "no error"
         except ValueError as error:
             messages[name] = str(error)
-    (FOLDER / f"refused_{I}.json").write_text(json.dumps(messages))
+    (folder / f"refused_{process}.json").write_text(json.dumps(messages))
 
 
-def die(epoch, metrics):
-    """Kills this process, where it is asked to, after an epoch."""
-    if GIVEN["dies"] == [I, epoch]:
-        os.kill(os.getpid(), signal.SIGKILL)
+def train(folder, process=0, processes=1, mesh=None, dies=None):
+    """Fits arrays, with checkpoints, and a stream. A process that `dies`, `[process, epoch]`, is killed there."""
+    x, y, w = own(process, processes)
 
+    def die(epoch, metrics):
+        if dies == [process, epoch]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def train():
-    """Fits arrays, with checkpoints, and a stream."""
-    fitted = fit(epochs=5, batch_size=16, shares=4, weights=W, keep=0.9, checkpoints=FOLDER, callback=die,
-                 log=FOLDER / "log.jsonl")  # fmt: skip
-    streamed = fit(data=[(X[OWN][j::3], Y[OWN][j::3]) for j in range(3)], epochs=1)
-    if I == 0:
-        jm.save(FOLDER / "fitted.safetensors", NET, fitted.last_params)
-        jm.save(FOLDER / "streamed.safetensors", NET, streamed.last_params)
+    fitted = fit((x, y), mesh, epochs=5, batch_size=16, shares=4, weights=w, keep=0.9, checkpoints=folder, callback=die,
+                 log=folder / "log.jsonl")  # fmt: skip
+    streamed = fit([(x[j::3], y[j::3]) for j in range(3)], mesh, epochs=1)
+    if process == 0:
+        jm.save(folder / "fitted.safetensors", NET, fitted.last_params)
+        jm.save(folder / "streamed.safetensors", NET, streamed.last_params)
 
 
 if __name__ == "__main__":
-    if N > 1:
-        jax.distributed.initialize(GIVEN["address"], N, I, heartbeat_timeout_seconds=10)
-    if GIVEN["mistakes"]:
-        refuse()
-    train()
+    given = json.loads(sys.argv[1])
+    folder, process, processes = Path(given["folder"]), given["process"], given["processes"]
+    jax.distributed.initialize(given["address"], processes, process, heartbeat_timeout_seconds=10)
+    mesh = jax.make_mesh((4, jax.device_count() // 4), ("data", "model"))
+    if given["mistakes"]:
+        refuse(folder, process, processes, mesh)
+    train(folder, process, processes, mesh, given["dies"])

@@ -55,7 +55,7 @@ def test_values_are_those_of_jax_nn(f):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_never_overflows_and_keeps_the_dtype(f, dtype):
     z = jnp.asarray([-1e30, -1e4, -50, -1, 0, 1, 50, 1e4, 1e30], dtype)
-    for values in (f.f(z), f.df(z), f.d2f(z)):
+    for values in by_hand(z)[f.name]:
         assert values.dtype == z.dtype
         assert np.isfinite(values).all()
 
@@ -96,13 +96,14 @@ def test_softmax_jacobian_is_that_of_the_notes():
     z = jnp.asarray([0.3, -1.2, 2.0, 0.5])
     a = np.asarray(jax.nn.softmax(z))
     written_out = [[a[i] * ((i == j) - a[j]) for j in range(4)] for i in range(4)]
-    np.testing.assert_allclose(activations.softmax.df(z), written_out, rtol=1e-14)
-    np.testing.assert_allclose(activations.softmax.df(z), jax.jacobian(jax.nn.softmax)(z), rtol=1e-13)
+    by_hand, by_autodiff = jax.jit(lambda z: (activations.softmax.df(z), jax.jacobian(jax.nn.softmax)(z)))(z)
+    np.testing.assert_allclose(by_hand, written_out, rtol=1e-14)
+    np.testing.assert_allclose(by_hand, by_autodiff, rtol=1e-13)
 
 
 def test_softmax_pull_is_the_product_with_its_jacobian():
     z, error = jnp.asarray([0.3, -1.2, 2.0]), jnp.asarray([1.0, -2.0, 0.7])
-    expected = jax.jacobian(jax.nn.softmax)(z).T @ error
+    expected = np.asarray(jax.jit(jax.jacobian(jax.nn.softmax))(z)).T @ np.asarray(error)
     np.testing.assert_allclose(activations.softmax.pull(z, error), expected, rtol=1e-13)
 
 

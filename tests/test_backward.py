@@ -1,16 +1,16 @@
 """The recursion against closed formulas, paths, Jacobians and autodiff."""
 
+from typing import Any, NamedTuple
+
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from problems import TABLE, random_problems, tree_error
+from problems import TABLE, Problem, random_problems, tree_error
 
 import jaxmlp as jm
-
-table = pytest.mark.parametrize("problem", TABLE, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,43 @@ def double(x64):
     pass
 
 
-@table
-def test_gradient_equals_autodiff_of_the_obvious_cost(problem):
-    params, X, Y, rows, weights, masks = problem.make()
-    J, grads = jm.value_and_grad(problem.net, params, X, Y, weights=weights, masks=masks)
-    slow = lambda p: oracles.cost(problem.hidden, problem.output, problem.loss, p, X, rows, weights, masks)
-    expected = jax.jit(jax.value_and_grad(slow))(params)
-    assert tree_error((J, grads), expected) <= 1e-12
+class Made(NamedTuple):
+    """A problem's gradient and trace by hand, and what autodiff finds for the obvious cost and for its tails."""
+
+    problem: Problem
+    value_and_grad: Any
+    trace: jm.Trace
+    slopes: list[np.ndarray]  # f'(z) of the hidden layers
+    expected: Any
+    tails: list[np.ndarray]
+
+
+@pytest.fixture(scope="module", params=TABLE, ids=str)
+def made(request):
+    """All by hand in one program, and all by autodiff in another."""
+    problem = request.param
+    net = problem.net
+
+    def compute(params, X, Y, weights, masks):
+        trace = jm.backprop(net, params, X, Y, masks=masks)
+        slopes = [f.df(z) for f, z in zip(net.hidden, trace.pre_activations, strict=False)]
+        return jm.value_and_grad(net, params, X, Y, weights=weights, masks=masks), trace, slopes
+
+    def differentiate(params, X, Y, rows, weights, masks, zs):
+        slow = lambda p: oracles.cost(problem.hidden, problem.output, problem.loss, p, X, rows, weights, masks)
+        tail = lambda layer: lambda z, y, mask: jm.tail_loss(net, params, layer, z, y, mask)
+        tails = [jax.vmap(jax.grad(tail(layer)))(z, Y, masks) for layer, z in enumerate(zs, start=1)]
+        return jax.value_and_grad(slow)(params), tails
+
+    with jax.enable_x64(True):
+        params, X, Y, rows, weights, masks = problem.make()
+        got = jax.jit(compute)(params, X, Y, weights, masks)
+        expected = jax.jit(differentiate)(params, X, Y, rows, weights, masks, got[1].pre_activations)
+    return Made(problem, *jax.tree.map(np.asarray, (*got, *expected)))
+
+
+def test_gradient_equals_autodiff_of_the_obvious_cost(made):
+    assert tree_error(made.value_and_grad, made.expected) <= 1e-12
 
 
 @hypothesis.given(random_problems(dtypes=("float64",)))
@@ -32,7 +62,8 @@ def test_gradient_equals_autodiff_on_random_networks(problem):
     """The plain statement, without the checker: see test_check for the checker on such networks."""
     params, X, Y, _, weights, masks = problem.make()
     J, grads = jm.value_and_grad(problem.net, params, X, Y, weights=weights, masks=masks)
-    expected = jax.value_and_grad(lambda p: jm.cost(problem.net, p, X, Y, weights=weights, masks=masks))(params)
+    cost = lambda p: jm.cost(problem.net, p, X, Y, weights=weights, masks=masks)
+    expected = jax.jit(jax.value_and_grad(cost))(params)
     assert float(J) == pytest.approx(float(expected[0]), rel=1e-13)
     total = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(expected[1])))
     for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[1]), strict=True):
@@ -44,23 +75,20 @@ def test_the_closed_two_layer_formulas():
     """The written-out 2-2-1 case of notes 001 and its appendix."""
     net = jm.MLP((2, 2, 1), hidden="sigmoid", output="tanh")
     params = jm.init(net, jax.random.key(3), biases="small_normal")
-    x, y = jnp.asarray([0.7, -1.1]), jnp.asarray([0.4])
-    (W1, b1), (W2, b2) = params
+    x, y = np.asarray([0.7, -1.1]), np.asarray([0.4])
+    (W1, b1), (W2, b2) = jax.tree.map(np.asarray, params)
     z1 = W1 @ x + b1
-    x1 = jax.nn.sigmoid(z1)
-    x2 = jnp.tanh(W2 @ x1 + b2)
+    x1 = 1 / (1 + np.exp(-z1))
+    x2 = np.tanh(W2 @ x1 + b2)
     phi2 = -(y - x2) * (1 - x2**2)
     phi1 = (W2.T @ phi2) * (x1 * (1 - x1))
     _, grads = jm.value_and_grad(net, params, x[None], y[None])
-    expected = (jm.Layer(jnp.outer(phi1, x), phi1), jm.Layer(jnp.outer(phi2, x1), phi2))
+    expected = (jm.Layer(np.outer(phi1, x), phi1), jm.Layer(np.outer(phi2, x1), phi2))
     assert tree_error(grads, expected) <= 1e-14
 
 
-@table
-def test_delta_has_as_many_entries_as_w_has_rows(problem):
-    params, X, Y, _, _, _ = problem.make()
-    trace = jm.backprop(problem.net, params, X, Y)
-    assert [d.shape for d in trace.deltas] == [(problem.m, layer.W.shape[0]) for layer in params]
+def test_delta_has_as_many_entries_as_w_has_rows(made):
+    assert [d.shape for d in made.trace.deltas] == [(made.problem.m, o) for o, _ in made.problem.net.shapes]
 
 
 def test_softmax_with_the_second_of_four_classes_true():
@@ -70,47 +98,29 @@ def test_softmax_with_the_second_of_four_classes_true():
     x, y = jnp.asarray([0.2, -0.4, 1.0]), jnp.asarray(1)
     y_hat, tape = jm.forward(net, params, x)
     delta = jm.output_delta(net, tape, y)
-    np.testing.assert_allclose(delta, y_hat - jnp.asarray([0.0, 1, 0, 0]), rtol=1e-15)
-    z1, z2 = tape.pre_activations
-    dL_dyhat = jnp.asarray([0.0, -1 / y_hat[1], 0, 0])
-    J_softmax, J_linear, J_tanh = jax.jacobian(jax.nn.softmax)(z2), params[1].W, jnp.diag(1 - jnp.tanh(z1) ** 2)
+    np.testing.assert_allclose(delta, np.asarray(y_hat) - [0.0, 1, 0, 0], rtol=1e-15)
+    z1, z2 = map(np.asarray, tape.pre_activations)
+    dL_dyhat = np.asarray([0.0, -1 / float(y_hat[1]), 0, 0])
+    J_softmax = np.asarray(jax.jit(jax.jacobian(jax.nn.softmax))(z2))
+    J_linear, J_tanh = np.asarray(params[1].W), np.diag(1 - np.tanh(z1) ** 2)
     np.testing.assert_allclose(delta, J_softmax.T @ dL_dyhat, rtol=1e-12)
     path = (J_softmax @ J_linear @ J_tanh).T @ dL_dyhat
     np.testing.assert_allclose(jm.backward(net, params, tape, delta)[0], path, rtol=1e-12)
 
 
-@pytest.mark.parametrize("problem", [p for p in TABLE if len(p.sizes) > 2 and not p.masked], ids=str)
-def test_the_sum_over_all_paths_is_the_recursions_entry(problem):
-    """For one weight of the first layer: the slow way and the reused way."""
-    params, X, Y, _, _, _ = problem.make()
-    x, y = np.asarray(X)[0], np.asarray(Y)[0]
-
-    @jax.jit
-    def recur(params, x, y):
-        _, tape = jm.forward(problem.net, params, x)
-        delta = jm.output_delta(problem.net, tape, y)
-        df = [f.df(z) for f, z in zip(problem.net.hidden, tape.pre_activations, strict=False)]
-        return df, delta, jm.backward(problem.net, params, tape, delta)[0]
-
-    df, delta, first = jax.tree.map(np.asarray, recur(params, x, y))
-    reused = np.outer(first, x)
+def test_the_sum_over_all_paths_is_the_recursions_entry(made):
+    """For one weight of the first layer: the slow way and the reused way. The masks are factors of f'."""
+    params, X, *_, masks = jax.tree.map(np.asarray, made.problem.make())
+    x = X[0] if masks is None else masks[0][0] * X[0]
+    df = [slope[0] if masks is None else masks[l][0] * slope[0] for l, slope in enumerate(made.slopes, start=1)]
+    reused = np.outer(made.trace.deltas[0][0], x)
     for unit, entry in np.ndindex(reused.shape):
-        slow = oracles.sum_over_paths(params, df, x, delta, unit, entry)
+        slow = oracles.sum_over_paths(params, df, x, made.trace.deltas[-1][0], unit, entry)
         assert slow == pytest.approx(reused[unit, entry], rel=1e-11, abs=1e-16)
 
 
-@table
-def test_deltas_are_the_gradients_of_the_tail(problem):
-    params, X, Y, _, _, masks = problem.make()
-    trace = jm.backprop(problem.net, params, X, Y, masks=masks)
-
-    @jax.jit
-    def differentiate_tails(zs, Y, masks):
-        tail = lambda layer: lambda z, y, mask: jm.tail_loss(problem.net, params, layer, z, y, mask)
-        return [jax.vmap(jax.grad(tail(layer)))(z, Y, masks) for layer, z in enumerate(zs, start=1)]
-
-    expected = differentiate_tails(trace.pre_activations, Y, masks)
-    for deltas, by_autodiff in zip(trace.deltas, expected, strict=True):
+def test_deltas_are_the_gradients_of_the_tail(made):
+    for deltas, by_autodiff in zip(made.trace.deltas, made.tails, strict=True):
         np.testing.assert_allclose(deltas, by_autodiff, rtol=1e-11, atol=1e-15)
 
 
@@ -118,9 +128,9 @@ def test_the_recursion_is_linear_in_its_start():
     problem = TABLE[6]
     params, X, _, _, _, _ = problem.make()
     _, tape = jm.forward(problem.net, params, X[0])
-    run = lambda start: jm.backward(problem.net, params, tape, start)
-    u, v = jnp.asarray([1.0, 2.0]), jnp.asarray([-3.0, 0.5])
-    combined = jax.tree.map(lambda a, b: 2 * a - b, run(u), run(v))
+    run = jax.jit(lambda start: jm.backward(problem.net, params, tape, start))
+    u, v = np.asarray([1.0, 2.0]), np.asarray([-3.0, 0.5])
+    combined = jax.tree.map(lambda a, b: 2 * np.asarray(a) - np.asarray(b), run(u), run(v))
     assert tree_error(run(2 * u - v), combined) <= 1e-14
 
 
@@ -179,21 +189,22 @@ def test_value_and_grad_runs_inside_jit_vmap_and_float32():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_gradient_of_many_examples_in_half_precision(dtype):
-    """70,000 examples, whose number is infinite in float16, by hand and by autodiff of nothing narrower."""
+    """70,000 examples, whose number is infinite in float16, and the same in float64."""
     net = jm.MLP((2, 2), output="softmax", loss="cross_entropy")
     X = jnp.asarray(np.random.default_rng(0).normal(size=(70_000, 2)), dtype)
-    Y = (X[:, 0] > 0).astype(int)
+    Y = (np.asarray(X)[:, 0] > 0).astype(int)
     params = jm.init(net, jax.random.key(0), dtype=dtype)
-    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (params, X))
-    for rule in (jm.rules.backprop, jm.rules.clipped(0.1)):
-        for weights in (None, jnp.full(70_000, 0.5, dtype)):
-            J, grads = jm.value_and_grad(net, params, X, Y, weights=weights, rule=rule)
-            one = None if weights is None else weights.astype(jnp.float32)
-            expected_J, expected = jm.value_and_grad(net, *wide, Y, weights=one, rule=rule)
-            assert float(J) == pytest.approx(float(expected_J), rel=0.01)
-            for g, e in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
-                assert g.dtype == dtype
-                np.testing.assert_allclose(g.astype(jnp.float32), e, rtol=0.02, atol=2e-3)
+    (W, b), x = (np.asarray(a).astype(np.float64) for a in params[0]), np.asarray(X).astype(np.float64)
+    z = x @ W.T + b
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    delta = p - np.eye(2)[np.asarray(Y)]
+    expected = np.mean(-np.log(p[np.arange(70_000), Y])), delta.T @ x / 70_000, delta.mean(0)
+    for weights in (None, np.full(70_000, 0.5, dtype)):
+        J, grads = jm.value_and_grad(net, params, X, Y, weights=weights)
+        assert float(J) == pytest.approx(float(expected[0]), rel=0.01)
+        for g, e in zip(jax.tree.leaves(grads), expected[1:], strict=True):
+            assert g.dtype == dtype
+            np.testing.assert_allclose(g.astype(jnp.float32), e, rtol=0.02, atol=2e-3)
 
 
 def test_a_batch_of_any_size_is_exported():

@@ -15,11 +15,12 @@ pytestmark = pytest.mark.wrong_arguments
 
 X, Y = examples()
 HYPER = {"learning_rate": 0.3}
+PARAMS = jm.init(NET, jax.random.key(0))
 IN_SPACE = ("keep", "label_smoothing", "input_noise", "average", "scale", "batch_size", "initial")
 
 
 def fit(**settings):
-    settings = {"optimizer": optax.sgd, "hyper": HYPER, "params": jm.init(NET, jax.random.key(0))} | settings
+    settings = {"optimizer": optax.sgd, "hyper": HYPER, "params": PARAMS} | settings
     return problems.fit(settings.pop("params"), **{"data": (X, Y)} | settings)
 
 
@@ -46,7 +47,7 @@ OF_FIT, OF_SWEEP = (set(inspect.signature(door).parameters) for door in (jm.fit,
 TAKEN = {
     "fit": OF_FIT,
     "sweep": OF_SWEEP,
-    "search": OF_SWEEP - {"keys"} | set(inspect.signature(jm.search).parameters),
+    "search": OF_SWEEP - {"keys", "checkpoints", "checkpoint_every"} | set(inspect.signature(jm.search).parameters),
     "space": {"hyper", *IN_SPACE},
 }
 
@@ -236,9 +237,8 @@ def test_a_mistake_has_one_message_at_all_doors(doors, settings, message):
 
 def test_the_bounds_themselves_are_taken_at_all_doors():
     bounds = {"average": 0, "keep": 1, "input_noise": 0, "label_smoothing": 1, "validation": examples(5)}
-    for door in (fit, sweep, search):
-        door(**bounds, patience=1)
-    for name in ("average", "keep", "input_noise", "label_smoothing"):
-        space(**{name: bounds[name]})
-    search(space={"label_smoothing": [1], "average": [0]}).retrain(progress=False)
-    sweep(scale=-1)
+    fit(**bounds, patience=1)
+    sweep(**bounds, patience=1, scale=-1)
+    search(**bounds, patience=1)
+    in_space = {name: [bounds[name]] for name in ("average", "keep", "input_noise", "label_smoothing")}
+    search(space=in_space).retrain(progress=False)

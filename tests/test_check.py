@@ -130,7 +130,7 @@ lying.defjvp(lambda z, dz: (jnp.tanh(z[0]), 3 * dz[0]))
 
 ALONE = {  # autodiff is wrong, or chooses another subgradient: the network, its biases, and the function to blame
     "elu far below 0": (jm.MLP((3, 4, 2), "elu"), -40.0, "elu at layer 1"),
-    "elu below 0": (jm.MLP((3, 4, 4, 2), "elu"), -12.0, "elu at layer 1"),
+    "elu below 0": (jm.MLP((3, 4, 2), "elu"), -12.0, "elu at layer 1"),
     "abs at 0": (jm.MLP((3, 4, 2), ABS), 0.0, "abs at layer 1"),
     "relu from 0": (jm.MLP((3, 4, 4, 2), RELU_FROM_0), 0.0, "relu from 0 at layer 2"),
     "a NaN of where": (jm.MLP((3, 4, 4, 2), ("tanh", ROOT)), 0.1, "root at layer 2"),

@@ -15,25 +15,22 @@ def double(x64):
     pass
 
 
-READOUTS = {
-    "mean_gradient": jm.mean_gradient,
-    "second_moment": jm.second_moment,
-    "kronecker_factors": jm.kronecker_factors,
-    "clipped": lambda trace, weights=None: jm.clipped_gradient(trace, 0.4, weights),
-}
+def read(trace, weights=None):
+    """Four means at once."""
+    means = (readout(trace, weights) for readout in (jm.mean_gradient, jm.second_moment, jm.kronecker_factors))
+    return *means, jm.clipped_gradient(trace, 0.4, weights)
 
 
-@pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("problem", [TABLE[3], TABLE[6], TABLE[8]], ids=str)
-def test_chunks_give_the_whole_batchs_result(problem, readout):
+def test_chunks_give_the_whole_batchs_result(problem):
     params, X, Y, _, weights, masks = problem.make()
     trace = jm.backprop(problem.net, params, X, Y, masks=masks)
-    whole = READOUTS[readout](trace, weights)
+    whole = jax.jit(read)(trace, weights)
     for size in (1, 2, problem.m, problem.m + 5):
-        got = jm.in_chunks(READOUTS[readout], problem.net, params, X, Y, size, weights=weights, masks=masks)
+        got = jm.in_chunks(read, problem.net, params, X, Y, size, weights=weights, masks=masks)
         assert tree_error(got, whole) <= 1e-12
     with pytest.raises(ValueError, match="size is 0, expected at least 1"):
-        jm.in_chunks(READOUTS[readout], problem.net, params, X, Y, 0)
+        jm.in_chunks(read, problem.net, params, X, Y, 0)
 
 
 def test_chunks_take_another_start():

@@ -35,12 +35,13 @@ def test_one_example_is_clipped_to_the_bound(dtype):
     each = traces(*draw(dtype), dtype)
     delta, a = (np.asarray(x[0][:, 0].astype(jnp.float32), np.float64) for x in (each.deltas, each.inputs))
     true = np.linalg.norm(delta, axis=1) * np.sqrt((a**2).sum(1) + 1)
-    norms = jax.vmap(jm.per_example_norms)(each)[:, 0]
+    norms = jax.jit(jax.vmap(jm.per_example_norms))(each)[:, 0]
     assert norms.dtype == jnp.float32
     np.testing.assert_allclose(norms, true, rtol=1e-5)
     smallest = float(jnp.finfo(dtype).tiny)
+    clip = jax.jit(jax.vmap(jm.clipped_gradient, in_axes=(0, None)))
     for max_norm in (1.0, 0.037, 300.0):
-        clipped = jax.vmap(lambda trace, c=max_norm: jm.clipped_gradient(trace, c))(each)
+        clipped = clip(each, max_norm)
         assert clipped[0].W.dtype == dtype
         got, want = lengths(clipped, lead=1), np.minimum(true, max_norm)
         assert (got <= max_norm * (1 + 1e-6)).all()

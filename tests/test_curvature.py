@@ -1,18 +1,20 @@
 """Curvature against `jax.hessian` and `jax.jacrev` of the plain cost."""
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import TABLE, tree_error
+from problems import TABLE, Problem, tree_error
 
 import jaxmlp as jm
 from jaxmlp import eigenvalues
 
 TWICE = [p for p in TABLE if not p.masked]
-table = pytest.mark.parametrize("problem", TWICE, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -20,23 +22,71 @@ def double(x64):
     pass
 
 
-def hessian(problem, params, X, Y, weights):
+class Made(NamedTuple):
+    """A problem with a direction in its parameters, its curvature by jaxmlp, and what autodiff finds."""
+
+    problem: Problem
+    v: Any
+    got: dict[str, Any]
+    hessian: np.ndarray  # of the cost
+    jacobian: np.ndarray  # (m, k, parameters), of the outputs
+    jacobian_z: np.ndarray  # of z^K
+    loss_hessian: np.ndarray  # (m, k, k), in z^K: its Gauss-Newton part where the pair is not canonical
+
+    @property
+    def gauss_newton(self):
+        J, w = self.jacobian_z, self.problem.make()[4]
+        w = np.ones(len(J)) if w is None else np.asarray(w)
+        return np.einsum("m,mkp,mkc,mcq->pq", w / w.sum(), J, self.loss_hessian, J)
+
+
+@functools.cache
+def make(problem):
+    """All that jaxmlp computes in one program, and all that autodiff does in another."""
+    params, X, Y, rows, weights, _ = problem.make()
+    net, v = problem.net, direction(params)
+
+    def compute(params, v, X, Y, weights):
+        root = lambda x, y: jm.hessian_root(net, jm.forward(net, params, x)[1], y)
+        return {
+            "hvp": jm.hvp(net, params, X, Y, v, weights=weights),
+            "ggnvp": jm.ggnvp(net, params, X, Y, v, weights=weights),
+            "ggn_diagonal": jm.ggn_diagonal(net, params, X, Y, weights=weights),
+            "ggn_blocks": jm.ggn_blocks(net, params, X, Y, weights=weights),
+            "hessian_root": jax.vmap(root)(X, Y),
+            "output_jacobian": jm.output_jacobian(net, params, X),
+            "ntk": jm.ntk(net, params, X),
+            "ntk of two sets": jm.ntk(net, params, X[:1], X),
+        }
+
     flat, unravel = ravel_pytree(params)
-    made = jax.jit(jax.hessian(lambda theta: jm.cost(problem.net, unravel(theta), X, Y, weights=weights)))(flat)
-    return np.asarray(made)
+
+    def differentiate(flat, X, Y, rows, weights):
+        f, loss = net.output.f, net.loss.f
+        last = lambda theta, x: jm.forward(net, unravel(theta), x)[1].pre_activations[-1]
+
+        def example(x, row):
+            z = last(flat, x)
+            if net.output == net.loss.canonical:  # split at z, else at y_hat
+                H = jax.hessian(lambda z: loss(f(z), row))(z)
+            else:
+                J = jax.jacobian(f)(z)
+                H = J.T @ jax.hessian(loss)(f(z), row) @ J
+            output = lambda theta: jm.forward(net, unravel(theta), x)[0]
+            return jax.jacrev(output)(flat), jax.jacrev(last)(flat, x), H
+
+        hessian = jax.hessian(lambda theta: jm.cost(net, unravel(theta), X, Y, weights=weights))(flat)
+        return hessian, *jax.vmap(example)(X, rows)
+
+    got = jax.jit(compute)(params, v, X, Y, weights)
+    expected = jax.jit(differentiate)(flat, X, Y, rows, weights)
+    return Made(problem, v, *jax.tree.map(np.asarray, (got, *expected)))
 
 
-def gauss_newton(problem, params, X, rows, weights):
-    """Split at z for the canonical pairs and at y_hat for the others, each by autodiff."""
-    net = problem.net
-    if net.output == net.loss.canonical:
-        predict = lambda p, x: jm.forward(net, p, x)[1].pre_activations[-1]
-        loss = lambda z, y: net.loss.f(net.output.f(z), y)
-    else:
-        predict = lambda p, x: jm.forward(net, p, x)[0]
-        loss = net.loss.f
-    w = np.ones(problem.m) if weights is None else np.asarray(weights)
-    return oracles.gauss_newton(predict, jax.hessian(loss), params, X, rows, w)
+@pytest.fixture(scope="module", params=TWICE, ids=str)
+def made(request):
+    with jax.enable_x64(True):
+        return make(request.param)
 
 
 def as_vector(tree):
@@ -48,67 +98,39 @@ def direction(params, seed=3):
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
 
 
-@table
-def test_hvp_is_the_hessian_times_v(problem):
-    params, X, Y, _, weights, _ = problem.make()
-    v = direction(params)
-    got = jm.hvp(problem.net, params, X, Y, v, weights=weights)
-    expected = hessian(problem, params, X, Y, weights) @ as_vector(v)
-    assert jax.tree.structure(got) == jax.tree.structure(params)
-    assert tree_error(as_vector(got), expected) <= 1e-10
+def test_hvp_is_the_hessian_times_v(made):
+    assert jax.tree.structure(made.got["hvp"]) == jax.tree.structure(made.v)
+    assert tree_error(as_vector(made.got["hvp"]), made.hessian @ as_vector(made.v)) <= 1e-10
 
 
-@table
-def test_ggnvp_diagonal_and_blocks_are_the_gauss_newton_matrixs(problem):
-    params, X, Y, rows, weights, _ = problem.make()
-    G = gauss_newton(problem, params, X, rows, weights)
-    v = direction(params)
-    got = jm.ggnvp(problem.net, params, X, Y, v, weights=weights)
-    assert tree_error(as_vector(got), G @ as_vector(v)) <= 1e-10
-    diagonal = jm.ggn_diagonal(problem.net, params, X, Y, weights=weights)
-    assert tree_error(as_vector(diagonal), np.diag(G)) <= 1e-10
+def test_ggnvp_diagonal_and_blocks_are_the_gauss_newton_matrixs(made):
+    G = made.gauss_newton
+    assert tree_error(as_vector(made.got["ggnvp"]), G @ as_vector(made.v)) <= 1e-10
+    assert tree_error(as_vector(made.got["ggn_diagonal"]), np.diag(G)) <= 1e-10
     start = 0
-    for block, layer in zip(jm.ggn_blocks(problem.net, params, X, Y, weights=weights), params, strict=True):
+    for block, layer in zip(made.got["ggn_blocks"], made.v, strict=True):
         end = start + layer.W.size + layer.b.size
         assert tree_error(block, G[start:end, start:end]) <= 1e-10
         start = end
 
 
-@table
-def test_the_rows_of_the_root_make_up_the_losses_hessian(problem):
-    params, X, Y, rows, _, _ = problem.make()
-    net = problem.net
-
-    @jax.jit
-    def both(params, x, y, row):
-        _, tape = jm.forward(net, params, x)
-        root, z = jm.hessian_root(net, tape, y), tape.pre_activations[-1]
-        if net.output == net.loss.canonical:
-            return root.T @ root, jax.hessian(lambda z: net.loss.f(net.output.f(z), row))(z)
-        J = jax.jacobian(net.output.f)(z)
-        return root.T @ root, J.T @ jax.hessian(net.loss.f)(tape.output, row) @ J
-
-    np.testing.assert_allclose(*both(params, np.asarray(X)[0], np.asarray(Y)[0], np.asarray(rows)[0]), rtol=1e-10,
-                               atol=1e-15)  # fmt: skip
+def test_the_rows_of_the_root_make_up_the_losses_hessian(made):
+    roots = made.got["hessian_root"]
+    np.testing.assert_allclose(np.einsum("mck,mcj->mkj", roots, roots), made.loss_hessian, rtol=1e-10, atol=1e-15)
 
 
-@table
-def test_jacobian_of_the_outputs_and_tangent_kernel(problem):
-    params, X, *_ = problem.make()
-    jacobian = jax.jit(jax.jacrev(lambda p, x: jm.forward(problem.net, p, x)[0]))
-    slow = [jacobian(params, x) for x in np.asarray(X)]
-    slow = jax.tree.map(lambda *leaves: np.stack(leaves), *slow)
-    assert tree_error(jm.output_jacobian(problem.net, params, X), slow) <= 1e-10
-    J = oracles.as_rows(slow, lead=2)
-    np.testing.assert_allclose(jm.ntk(problem.net, params, X), np.einsum("mkp,ncp->mnkc", J, J), rtol=1e-9, atol=1e-14)
-    some = jm.ntk(problem.net, params, X[:1], X)
-    np.testing.assert_allclose(some, np.einsum("mkp,ncp->mnkc", J[:1], J), rtol=1e-9, atol=1e-14)
+def test_jacobian_of_the_outputs_and_tangent_kernel(made):
+    J = made.jacobian
+    np.testing.assert_allclose(oracles.as_rows(made.got["output_jacobian"], lead=2), J, rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(made.got["ntk"], np.einsum("mkp,ncp->mnkc", J, J), rtol=1e-9, atol=1e-14)
+    some = np.einsum("mkp,ncp->mnkc", J[:1], J)
+    np.testing.assert_allclose(made.got["ntk of two sets"], some, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("problem", [TABLE[2], TABLE[5]], ids=str)
 def test_eigenvalues_and_trace_are_the_hessians(problem):
     params, X, Y, _, weights, _ = problem.make()
-    H = hessian(problem, params, X, Y, weights)
+    H = make(problem).hessian
     expected = np.linalg.eigvalsh(H)[::-1]
     for k in (1, 3):
         got = jm.hessian_eigenvalues(problem.net, params, X, Y, k, weights=weights, tolerance=1e-12)
@@ -143,18 +165,20 @@ def test_saturated_outputs_have_the_curvature_of_their_cost(output, loss):
     flat, unravel = ravel_pytree(params)
     X, Y = np.asarray([[1.0, 0, -1], [0, 1, 0.5]]), np.asarray([[1.0, 0, 0], [0.25, 0.25, 0.5]])
     v = direction(params)
-    hessian = jax.jit(jax.hessian(lambda theta, X: jm.cost(net, unravel(theta), X, Y)))
+
+    @jax.jit
+    def curve(params, X):
+        H = jax.hessian(lambda theta: jm.cost(net, unravel(theta), X, Y))(flat)
+        of = lambda function, *given: function(net, params, X, Y, *given)
+        return H, of(jm.hvp, v), of(jm.ggn_blocks), of(jm.ggnvp, v), of(jm.ggn_diagonal)
+
     for size in (1.0, 15.0, 40.0, 1e4):
-        expected = np.asarray(hessian(flat, size * X)) @ as_vector(v)
-        got = as_vector(jm.hvp(net, params, size * X, Y, v))
-        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-15 * size**2)
-        (block,), along = jm.ggn_blocks(net, params, size * X, Y), jm.ggnvp(net, params, size * X, Y, v)
-        block = np.asarray(block)
-        assert np.isfinite(block).all()
+        hessian, got, (block,), along, diagonal = jax.tree.map(np.asarray, curve(params, size * X))
         tiny = 1e-15 * size**2
+        np.testing.assert_allclose(as_vector(got), hessian @ as_vector(v), rtol=1e-10, atol=tiny)
+        assert np.isfinite(block).all()
         np.testing.assert_allclose(as_vector(along), block @ as_vector(v), rtol=1e-10, atol=tiny)
-        diagonal = as_vector(jm.ggn_diagonal(net, params, size * X, Y))
-        np.testing.assert_allclose(diagonal, np.diag(block), rtol=1e-10, atol=tiny)
+        np.testing.assert_allclose(as_vector(diagonal), np.diag(block), rtol=1e-10, atol=tiny)
         assert np.linalg.eigvalsh(block).min() >= -tiny
 
 

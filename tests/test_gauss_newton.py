@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from oracles import as_rows
 from problems import KEYS, Problem, fit, tree_error
 
 import jaxmlp as jm
@@ -38,7 +39,7 @@ def test_both_spaces_give_the_dense_step(x64, problem, penalty):
 
     *steps, grads, rows = solve(params)
     w = np.ones(problem.m) if weights is None else np.asarray(weights)
-    B = np.asarray(jax.vmap(jax.vmap(lambda tree: ravel_pytree(tree)[0]))(rows))
+    B = as_rows(rows, lead=2)
     G = np.einsum("m,mcp,mcq->pq", w / w.sum(), B, B)
     g = np.asarray(ravel_pytree(grads)[0])
     expected = -np.linalg.solve(G + DAMPING * np.eye(len(g)), g)
@@ -57,19 +58,25 @@ def test_a_step_that_raises_the_cost_is_not_taken(x64):
     state = optimizer.init(params)
     J = lambda p: jm.cost(net, p, X, Y)
     told = {"trace": trace, "value": J(params)}
+
+    @jax.jit
+    def update(state, factor, rise):
+        value = lambda p: factor * J(p) + rise
+        return optimizer.update(grads, state, params, value_fn=value, **told)
+
     for damping, growth in ((2, 4), (8, 8), (64, 16)):
-        updates, state = optimizer.update(grads, state, params, value_fn=lambda p: J(params) + 1, **told)
+        updates, state = update(state, 0.0, told["value"] + 1)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
         assert float(state.damping) == pytest.approx(DAMPING * damping) and float(state.growth) == growth
     before = float(state.damping)
-    updates, state = optimizer.update(grads, state, params, value_fn=J, **told)
+    updates, state = update(state, 1.0, 0.0)
     d, g = (np.asarray(ravel_pytree(tree)[0]) for tree in (updates, grads))
     modelled = (before * d @ d - g @ d) / 2
     ratio = float(J(params) - J(optax.apply_updates(params, updates))) / modelled
     assert ratio > 0
     assert float(state.damping) == pytest.approx(before * max(1 / 3, 1 - (2 * ratio - 1) ** 3), rel=1e-9)
     assert float(state.growth) == 2
-    updates, state = optimizer.update(grads, state, params, value_fn=lambda p: jnp.nan * J(p), **told)
+    updates, state = update(state, jnp.nan, 0.0)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates)) and float(state.growth) == 4
 
 

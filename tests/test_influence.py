@@ -92,14 +92,20 @@ def test_each_method_is_its_dense_definition(problem, method):
         got = influence(problem.net, params, train, test, method, damping=damping, weights=weights, by_layer=True)
         expected = dense(problem, method, damping)
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
-    whole = influence(problem.net, params, train, test, method, damping=damping, weights=weights)
-    np.testing.assert_allclose(whole, expected.sum(0), rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+    if problem is TABLE[7]:  # the network of most layers
+        whole = influence(problem.net, params, train, test, method, damping=damping, weights=weights)
+        np.testing.assert_allclose(whole, expected.sum(0), rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 
 def test_influence_on_the_own_loss_is_a_norm_in_a_mapped_trace():
     net, (params, (X, Y), *_) = TABLE[2].net, made(TABLE[2])
-    root = jm.factor_power(jm.kronecker_factors(jm.backprop(net, params, X, Y, start=jm.hessian_root)), -0.5, 0.03)
-    expected = jm.per_example_norms(jm.transform(jm.backprop(net, params, X, Y), root)) ** 2 / len(X)
+
+    @jax.jit
+    def map_norms(X, Y):
+        root = jm.factor_power(jm.kronecker_factors(jm.backprop(net, params, X, Y, start=jm.hessian_root)), -0.5, 0.03)
+        return jm.per_example_norms(jm.transform(jm.backprop(net, params, X, Y), root))
+
+    expected = np.asarray(map_norms(X, Y)) ** 2 / len(X)
     got = influence(net, params, (X, Y), (X, Y), "kfac", damping=0.03)
     np.testing.assert_allclose(np.diag(got), expected, rtol=1e-8)
 
@@ -184,11 +190,11 @@ def test_terms_approach_the_exact_division():
 def test_other_curvatures_are_those_of_their_labels(key):
     problem = TABLE[2]
     params, train, test, *_ = made(problem)
-    g = jm.per_example_gradients(jm.backprop(problem.net, params, *train))
+    each = jax.jit(lambda X, Y: jm.per_example_gradients(jm.backprop(problem.net, params, X, Y)))
     drawn = jm.sample_labels(problem.net, jm.predict(problem.net, params, train[0]), key)
-    g_test, g = (oracles.as_rows(x) for x in (jm.per_example_gradients(jm.backprop(problem.net, params, *test)), g))
+    g, g_test = (oracles.as_rows(each(*data)) for data in (train, test))
     for curvature, labels in (("empirical", train[1]), ("fisher", drawn)):
-        h = oracles.as_rows(jm.per_example_gradients(jm.backprop(problem.net, params, train[0], labels)))
+        h = oracles.as_rows(each(train[0], labels))
         H = h.T @ h / len(h) + 0.1 * np.eye(h.shape[1])
         got = influence(problem.net, params, train, test, "exact", damping=0.1, curvature=curvature, key=key)
         np.testing.assert_allclose(got, g @ np.linalg.solve(H, g_test.T) / len(g), rtol=1e-8)

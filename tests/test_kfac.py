@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from oracles import as_rows
 from problems import KEYS, NET, Problem, examples, fit, sweep, tree_error
 
 import jaxmlp as jm
@@ -45,12 +46,18 @@ def run(problem, optimizer, steps=3, **told):
     return seen, weights, J
 
 
-def factors_of(problem, params, trace, curvature, number, weights):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def restart(net, curvature, params, trace, key, weights):
     start = jm.hessian_root if curvature == "gauss_newton" else jm.output_delta
-    key = jax.random.key(number)
-    labels = jm.sample_labels(problem.net, trace.output, key) if curvature == "fisher" else trace.labels
-    again = jm.restart(problem.net, params, trace, labels, start=start)
-    return again, [[np.asarray(x) for x in layer] for layer in jm.kronecker_factors(again, weights)]
+    labels = jm.sample_labels(net, trace.output, key) if curvature == "fisher" else trace.labels
+    again = jm.restart(net, params, trace, labels, start=start)
+    return jm.per_example_gradients(again), jm.kronecker_factors(again, weights)
+
+
+def factors_of(problem, params, trace, curvature, number, weights):
+    """The examples' gradients from the curvature's start, and each layer's factors."""
+    each, factors = restart(problem.net, curvature, params, trace, jax.random.key(number), weights)
+    return each, [[np.asarray(x) for x in layer] for layer in factors]
 
 
 @pytest.mark.parametrize("curvature", ["fisher", "gauss_newton", "empirical"])
@@ -92,12 +99,12 @@ def test_the_eigenbasis_divides_by_second_moments(x64):
     seen, weights, _ = run(PROBLEM, optimizer)
     share = np.asarray(weights) / np.asarray(weights).sum()
     for number, (params, trace, grads, updates, _) in enumerate(seen):
-        again, fresh = factors_of(PROBLEM, params, trace, "empirical", number, weights)
+        each, fresh = factors_of(PROBLEM, params, trace, "empirical", number, weights)
         if number == 0:
             values, U = zip(*[zip(*map(np.linalg.eigh, layer), strict=True) for layer in fresh], strict=True)
             moments = [np.outer(of_G, of_A) for of_A, of_G in values]
         else:
-            for l, g in enumerate(map(homogeneous, jm.per_example_gradients(again))):
+            for l, g in enumerate(map(homogeneous, each)):
                 along = np.einsum("op,moi,iq->mpq", U[l][1], g, U[l][0])
                 moments[l] = DECAY * moments[l] + (1 - DECAY) * np.einsum("m,mpq->pq", share, along**2)
         for l, (g, got) in enumerate(zip(grads, updates, strict=True)):
@@ -118,8 +125,9 @@ def test_one_layer_with_exact_factors_lands_on_the_minimum_in_one_step(x64):
 def root_of_gauss_newton(problem, params, weights):
     """Rows `sqrt(w / sum w) r`, with dropout's masks."""
     _, X, Y, _, _, masks = problem.make()
-    rows = jm.per_example_gradients(jm.backprop(problem.net, params, X, Y, masks=masks, start=jm.hessian_root))
-    flat = jax.vmap(jax.vmap(lambda tree: ravel_pytree(tree)[0]))(rows)
+    trace = jm.backprop(problem.net, params, X, Y, masks=masks, start=jm.hessian_root)
+    rows = jax.jit(jm.per_example_gradients)(trace)
+    flat = as_rows(rows, lead=2)
     return (np.sqrt(weights / weights.sum())[:, None, None] * flat).reshape(-1, flat.shape[-1])
 
 

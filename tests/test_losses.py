@@ -35,22 +35,30 @@ def test_derivatives_equal_autodiff(loss):
 @pytest.mark.parametrize("loss", CANONICAL, ids=lambda loss: loss.name)
 def test_both_routes_to_delta_agree(loss):
     """y_hat - y, J^T dL/dy_hat, and autodiff of the loss in z."""
-    y_hat, y, z = example(loss)
-    direct = loss.delta(loss.canonical, z, y_hat, y)
-    np.testing.assert_allclose(direct, y_hat - y, rtol=0)
-    np.testing.assert_allclose(direct, loss.canonical.pull(z, loss.df(y_hat, y)), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(direct, jax.grad(lambda z: loss.f(loss.canonical.f(z), y))(z), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(loss.value(loss.canonical, z, y), loss.f(y_hat, y), rtol=1e-13)
+    f = loss.canonical
+
+    @jax.jit
+    def route(y_hat, y, z):
+        by_autodiff = jax.grad(lambda z: loss.f(f.f(z), y))(z)
+        values = loss.value(f, z, y), loss.f(y_hat, y)
+        return values, loss.delta(f, z, y_hat, y), y_hat - y, f.pull(z, loss.df(y_hat, y)), by_autodiff
+
+    values, direct, difference, pulled, by_autodiff = route(*example(loss))
+    np.testing.assert_allclose(direct, difference, rtol=0)
+    np.testing.assert_allclose(direct, pulled, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(direct, by_autodiff, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(*values, rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", CANONICAL, ids=lambda loss: loss.name)
 def test_canonical_pairs_are_finite_and_right_far_out(loss, dtype):
     z, y = jnp.asarray([1e4, -1e4, 0.0], dtype), jnp.asarray([0.0, 1.0, 0.0], dtype)
-    value, gradient = jax.value_and_grad(lambda z: loss.value(loss.canonical, z, y))(z)
+    delta = jax.jit(lambda z: loss.delta(loss.canonical, z, loss.canonical.f(z), y))(z)
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss.value(loss.canonical, z, y)))(z)
     expected = {"squared_error": 0.5 * (1e8 + 10001**2), "cross_entropy": 2e4, "binary_cross_entropy": 2e4 + np.log(2)}
     np.testing.assert_allclose(value, expected[loss.name], rtol=1e-6)
-    np.testing.assert_allclose(loss.delta(loss.canonical, z, loss.canonical.f(z), y), gradient, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(delta, gradient, rtol=1e-6, atol=1e-7)
 
 
 def test_binary_cross_entropy_where_a_rounds_to_0_or_1():
@@ -161,12 +169,12 @@ def test_a_masked_class_has_no_part_in_cost_and_gradient(loss):
     for labels in (Y, jax.nn.one_hot(Y, 3))[loss == "binary_cross_entropy" :]:
         for value_and_grad in (
             lambda p, Y: jm.value_and_grad(masked, p, X, Y),
-            jax.value_and_grad(lambda p, Y: jm.cost(masked, p, X, Y)),
+            jax.jit(jax.value_and_grad(lambda p, Y: jm.cost(masked, p, X, Y))),
         ):
             got, got_grads = value_and_grad(params, labels)
             assert float(got) == pytest.approx(float(J), rel=1e-12)
-            np.testing.assert_allclose(got_grads[0].W, jnp.pad(grads[0].W, ((0, 1), (0, 0))), rtol=1e-12, atol=1e-15)
-            np.testing.assert_allclose(got_grads[0].b, jnp.pad(grads[0].b, (0, 1)), rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(got_grads[0].W, np.pad(grads[0].W, ((0, 1), (0, 0))), rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(got_grads[0].b, np.pad(grads[0].b, (0, 1)), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
@@ -182,7 +190,7 @@ def test_squared_error_of_every_output_is_right_far_out(name):
     output, loss = activations.NAMED[name], losses.squared_error
     Z = np.asarray([-1e4, -50, -9, -3, -0.1, 0.2, 3, 9, 50, 1e4], np.float32)
     each = lambda z: (loss.value(output, z, y := jnp.full((1,), 0.7, z.dtype)), loss.delta(output, z, output(z), y)[0])
-    got, expected = (jax.vmap(each)(jnp.asarray(Z[:, None], dtype)) for dtype in ("float32", "float64"))
+    got, expected = (jax.jit(jax.vmap(each))(jnp.asarray(Z[:, None], dtype)) for dtype in ("float32", "float64"))
     for g, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(g, e, rtol=1e-5, atol=2e-6)
 
@@ -201,7 +209,9 @@ def test_an_own_loss_with_constants_of_numpy_keeps_the_dtype():
 def test_labels_of_half_precision_outputs_are_drawn_in_float32():
     """float16 draws 1,024 uniform numbers: a probability of 2e-4 would be one of 1e-3."""
     draw = lambda loss, row: np.asarray(
-        jax.vmap(loss.sample, (0, None))(jax.random.split(jax.random.key(0), 200_000), jnp.asarray(row, jnp.float16)),
+        jax.jit(jax.vmap(loss.sample, (0, None)))(
+            jax.random.split(jax.random.key(0), 200_000), jnp.asarray(row, jnp.float16)
+        ),
         np.float64,
     )
     rare = draw(losses.binary_cross_entropy, [2e-4]).mean()

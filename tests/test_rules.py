@@ -29,20 +29,45 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_each_rule_is_its_few_lines_of_numpy(name):
-    rule, net = RULES[name], DEEP.net
-    params, X, Y, *_ = DEEP.make()
-    state = rule.start(net, jax.random.key(5))
-    trace = jm.backprop(net, params, X, Y, rule=rule, rule_state=state)
-    feedback = None if rule.init is None else [s.mask if name == "dropped" else s for s in state]
+@pytest.fixture(scope="module", params=RULES)
+def made(request):
+    """The rule's name, its state, and in one program: trace, f'(z), mean gradients without and with weights, and each
+    example's gradient."""
+    rule, net = RULES[request.param], DEEP.net
+
+    def compute(params, X, Y, state):
+        trace = jm.backprop(net, params, X, Y, rule=rule, rule_state=state)
+        slopes = [f.df(z) for f, z in zip(net.hidden, trace.pre_activations, strict=False)]
+        of = lambda X, Y, w=None: jm.value_and_grad(net, params, X, Y, weights=w, rule=rule, rule_state=state)[1]
+        each = jax.vmap(lambda x, y: of(x[None], y[None]))(X, Y)
+        return trace, slopes, of(X, Y), of(X, Y, WEIGHTS), each
+
+    with jax.enable_x64(True):
+        params, X, Y, *_ = DEEP.make()
+        state = rule.start(net, jax.random.key(5))
+        return request.param, state, *jax.tree.map(np.asarray, jax.jit(compute)(params, X, Y, state))
+
+
+WEIGHTS = np.linspace(0.5, 2, DEEP.m)
+
+
+def test_each_rule_is_its_few_lines_of_numpy(made):
+    name, state, trace, slopes, *_ = made
+    weights = [layer.W for layer in DEEP.make()[0]]
+    feedback = None if RULES[name].init is None else [s.mask if name == "dropped" else s for s in state]
     for i in range(DEEP.m):
-        df = [np.asarray(f.df(z[i])) for f, z in zip(net.hidden, trace.pre_activations, strict=False)]
-        expected = oracles.deltas_by_rule(
-            name, [layer.W for layer in params], df, trace.deltas[-1][i], feedback, max_norm=0.05
-        )
+        df = [slope[i] for slope in slopes]
+        expected = oracles.deltas_by_rule(name, weights, df, trace.deltas[-1][i], feedback, max_norm=0.05)
         for got, want in zip(trace.deltas, expected, strict=False):
             np.testing.assert_allclose(got[i], want, rtol=1e-12, atol=1e-16)
+
+
+def test_a_rules_mean_gradient_is_the_mean_of_its_examples(made):
+    """Whether the mean is taken at the start, as for linear rules, or at the end."""
+    *_, plain, weighted, each = made
+    for got, weights in ((plain, None), (weighted, WEIGHTS)):
+        mean = jax.tree.map(lambda g, w=weights: np.average(g, axis=0, weights=w), each)
+        assert tree_error(got, mean) <= 1e-12
 
 
 def test_with_one_hidden_layer_direct_feedback_alignment_is_feedback_alignment():
@@ -59,12 +84,14 @@ def test_with_one_hidden_layer_direct_feedback_alignment_is_feedback_alignment()
 def test_surrogates_stand_in_for_the_derivative_of_steps_alone():
     net = jm.MLP((3, 4, 4, 2), hidden=(activations.step, "tanh"), output="softmax", loss="cross_entropy")
     params = jm.init(net, jax.random.key(0), biases="small_normal")
-    X, Y = jax.random.normal(jax.random.key(1), (5, 3)), jnp.arange(5) % 2
+    X, Y = np.random.default_rng(1).normal(size=(5, 3)), np.arange(5) % 2
     true = jm.backprop(net, params, X, Y)
     assert not true.deltas[0].any()  # the step's own derivative is 0
     trace = jm.backprop(net, params, X, Y, rule=rules.surrogate("triangle"))
     np.testing.assert_array_equal(trace.deltas[1], true.deltas[1])
-    expected = np.maximum(0, 1 - np.abs(trace.pre_activations[0])) * (trace.deltas[1] @ params[1].W)
+    expected = np.maximum(0, 1 - np.abs(np.asarray(trace.pre_activations[0]))) * (
+        np.asarray(trace.deltas[1]) @ np.asarray(params[1].W)
+    )
     np.testing.assert_allclose(trace.deltas[0], expected, rtol=1e-12)
     assert set(np.unique(jm.forward(net, params, X[0])[1].inputs[1])) <= {0, 1}
 
@@ -72,25 +99,11 @@ def test_surrogates_stand_in_for_the_derivative_of_steps_alone():
 def test_dropped_errors_are_right_in_the_mean():
     params, X, Y, *_ = TABLE[2].make()
     rule = rules.dropped(0.3)
-    states = jax.vmap(lambda k: rule.start(TABLE[2].net, k))(jax.random.split(jax.random.key(0), 4000))
-    of = lambda s: jm.value_and_grad(TABLE[2].net, params, X, Y, rule=rule, rule_state=s)[1]
-    mean = jax.tree.map(lambda g: g.mean(0), jax.vmap(of)(states))
+    start = lambda k: rule.start(TABLE[2].net, k)
+    of = lambda k: jm.value_and_grad(TABLE[2].net, params, X, Y, rule=rule, rule_state=start(k))[1]
+    dropped = jax.jit(jax.vmap(of))(jax.random.split(jax.random.key(0), 4000))
+    mean = jax.tree.map(lambda g: np.asarray(g).mean(0), dropped)
     assert tree_error(mean, jm.value_and_grad(TABLE[2].net, params, X, Y)[1]) < 0.1
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_a_rules_mean_gradient_is_the_mean_of_its_examples(name):
-    """Whether the mean is taken at the start, as for linear rules, or at the end."""
-    params, X, Y, *_ = DEEP.make()
-    rule = RULES[name]
-    options = {"rule": rule, "rule_state": rule.start(DEEP.net, jax.random.key(5))}
-    w = jnp.linspace(0.5, 2, DEEP.m)
-    for weights in (None, w):
-        got = jm.value_and_grad(DEEP.net, params, X, Y, weights=weights, **options)[1]
-        each = [jm.value_and_grad(DEEP.net, params, X[i : i + 1], Y[i : i + 1], **options)[1]
-                for i in range(DEEP.m)]  # fmt: skip
-        mean = jax.tree.map(lambda *g, w=weights: np.average(np.stack(g), axis=0, weights=w), *each)
-        assert tree_error(got, mean) <= 1e-12
 
 
 def test_rules_compose():
@@ -113,14 +126,15 @@ def test_kolen_pollacks_feedback_learns_as_the_weights_do():
     optimizer = optax.chain(optax.sgd(rate), optax.add_decayed_weights(-decay))
     result = jm.fit(net, params, (X, Y), optimizer=optimizer, epochs=7, batch_size=8, key=jax.random.key(3), rule=rule,
                     rule_state=B, progress=False)  # fmt: skip
-    W, feedback = params, B
+    W, feedback = jax.tree.map(np.asarray, (params, B))
     for _ in range(7):
-        g = jm.value_and_grad(net, W, X, Y, rule=rules.feedback_alignment(), rule_state=feedback)[1]
+        made = jm.value_and_grad(net, W, X, Y, rule=rules.feedback_alignment(), rule_state=feedback)[1]
+        g = jax.tree.map(np.asarray, made)
         feedback = (feedback[0] - rate * g[1].W - decay * feedback[0],)
         W = jax.tree.map(lambda w, g: w - rate * g - decay * w, W, g)
     assert tree_error(result.params, W) <= 1e-12
     assert tree_error(result.state.rule_state, feedback) <= 1e-12
-    gap = lambda params, B: float(jnp.linalg.norm(params[1].W - B[0]))
+    gap = lambda params, B: float(np.linalg.norm(np.asarray(params[1].W) - np.asarray(B[0])))
     after = gap(result.params, result.state.rule_state)
     assert after == pytest.approx((1 - decay) ** 7 * gap(params, B), rel=1e-10)
 

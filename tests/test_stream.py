@@ -25,8 +25,7 @@ def batches(size, m=22):
 def test_each_batch_is_a_step_the_ragged_last_one_included(params, monkeypatch):
     monkeypatch.setattr(stream_module, "PART_STEPS", 2)  # 4 and 4, 4 and 4, 4, 2: parts of several lengths and shapes
     got = fit(params, batches(4), epochs=2)
-    steps = [(jnp.asarray(X), jnp.asarray(Y)) for X, Y in batches(4) * 2]
-    assert tree_error(got.params, oracles.sgd(params, steps, 0.1, gradient)) <= 5e-6
+    assert tree_error(got.params, oracles.sgd(params, batches(4) * 2, 0.1, gradient)) <= 5e-6
     X, Y = examples(22)
     whole = fit(params, [(X, Y)], epochs=2, validation=(X, Y))
     arrays = fit(params, (X, Y), epochs=2, batch_size=22, validation=(X, Y))
@@ -40,8 +39,8 @@ def test_a_batch_may_have_weights_which_count_as_they_are(params):
     w = np.linspace(0, 2, 22).astype(np.float32)
     weighted = [(X, Y, w[4 * i : 4 * i + 4]) for i, (X, Y) in enumerate(batches(4))]
     loss = lambda p, X, Yw: jnp.mean(jm.backprop(NET, p, X, Yw[0]).losses * Yw[1])
-    steps = [tuple(map(jnp.asarray, batch)) for batch in weighted]
-    expected = oracles.sgd(params, [(X, (Y, w)) for X, Y, w in steps], 0.1, jax.grad(loss))
+    steps = [(X, (Y, w)) for X, Y, w in weighted]
+    expected = oracles.sgd(params, steps, 0.1, jax.jit(jax.grad(loss)))
     assert tree_error(fit(params, weighted).params, expected) <= 1e-5
 
 

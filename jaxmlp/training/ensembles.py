@@ -99,6 +99,12 @@ def read_member(i: Any, E: int, name: str = "member") -> int:
     return range(E)[i]
 
 
+@jax.jit
+def take_member(tree: Any, i: int) -> Any:
+    """One member of a population's arrays, in one program."""
+    return jax.tree.map(lambda array: array[i], tree)
+
+
 def read_members(many: "SweepResult", given: Any) -> np.ndarray:
     """The members' numbers, counted from 0; all of them for None."""
     E = len(many.scores)

@@ -84,7 +84,7 @@ def advance(
     states = jax.tree.map(move(0, axis), states)
     _, like = jax.eval_shape(all_of_them, states, shared)
     history = {name: jnp.zeros((most, *score.shape), score.dtype) for name, score in like.items()}
-    is_running = lambda carry: (carry[0] < n) & ((~carry[1].stopped).sum() > fewest)
+    is_running = lambda carry: (carry[0] < n) & ((~carry[1].stopped).sum(dtype=jnp.int32) > fewest)
     first = (jnp.zeros((), jnp.int32), states, shared, history, jnp.zeros((most, len(states.epoch)), bool))
     done, states, shared, history, running = jax.lax.while_loop(is_running, body, first)
     return jax.tree.map(move(axis, 0), states), history, running, shared, done

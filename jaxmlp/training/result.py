@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped
 
@@ -132,7 +131,7 @@ class SweepResult(WithFunctions):
     def member(self, i: int) -> Result:
         """Member i's result, as `fit` would return it; a member that diverged has its last good weights."""
         i = ensembles.read_member(i, len(self.scores))
-        of = lambda tree: tree[i] if isinstance(tree, list) else jax.tree.map(lambda array: array[i], tree)
+        of = lambda tree: tree[i] if isinstance(tree, list) else ensembles.take_member(tree, i)
         n = self.epochs[i]
         history = {name: column[:n] if column.ndim == 1 else column[:n, i] for name, column in self.history.items()}
         return Result(
