@@ -182,7 +182,6 @@ CASES = {
         (("kfac, all", ">=", 0.5), ("kfac, all", ">=", lambda n: n["tracin, all"]), ("precision, harm", ">=", 0.25),
          ("precision, own", ">=", 0.5)),
         ("digits", "suspect"),
-        optimized=True,
     ),
     "uncertainty": Case(
         uncertainty, "a posterior is unsure where there are no points, and of pictures that are no digits",
