@@ -235,7 +235,6 @@ CASES = {
         (("plain", ">=", 0.85), ("noisiest", "<", lambda n: n["plain"] - 0.02), ("epsilon", "<", 1)),
         ("accuracy",),
         {"noise_multipliers": (0.0, 4.0), "epochs": 1, "quick": False},
-        optimized=True,
     ),
     "alignment": Case(
         alignment, "random feedback learns, and aligns",
