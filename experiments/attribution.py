@@ -40,6 +40,7 @@ class Settings:
     members: int = 10  # networks on all examples
     epochs: int = 12  # of every training
     batch_size: int = 100  # examples in a step
+    at_once: int = 50  # networks that train together
     learning_rate: float = 0.05  # at the start; it falls to 0 along a cosine
     damping: float = 0.01  # of the curvature
     planted: float = 0.05  # share of the labels that are wrong on purpose, in the last part
@@ -53,7 +54,7 @@ METHODS: tuple[tuple[str, Any, bool], ...] = (  # the last scores are shown
 )  # fmt: skip
 TERMS = 8  # of the sum of products in place of EK-FAC's division: scores correlate by 0.998, and cost a fraction
 SMALL = {"examples": 300, "tests": 40, "hidden": (16,), "halves": 16, "keys": 2, "members": 2, "epochs": 8,
-         "batch_size": 25}  # fmt: skip
+         "batch_size": 25, "at_once": 2}  # fmt: skip
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -110,7 +111,7 @@ def _train(net: jm.MLP, train, s: Settings, weights: np.ndarray, keys: int):
     """The last weights of a network for each row of `weights`; the rows take the keys in turn, and share batches."""
     in_turn = jnp.tile(jax.random.split(jax.random.key(s.key), keys), len(weights) // keys)
     optimizer = _make_optimizer(s.learning_rate, s.epochs * -(-s.examples // s.batch_size))
-    at_once = min(len(weights), 50)
+    at_once = min(len(weights), s.at_once)
     return jm.sweep(net, train, keys=in_turn, optimizer=optimizer, epochs=s.epochs, weights=weights,
                     batch_size=s.batch_size, preprocess=scale_pixels, members_at_once=at_once).last_params  # fmt: skip
 

@@ -274,11 +274,10 @@ def _draw_digits(runs: dict[str, Run], X_test: jax.Array, pictures: datasets.Pic
     first = [int(np.argmax(pictures.Y_test == c)) for c in range(min(10, len(pictures.classes)))]
     X = X_test[np.asarray(first)]
     rows = {"digits": X} | {name: jm.predict(made.plan.net, made.state.evaluated, X) for name, made in runs.items()}
-    figure, axes = plotting.figure(len(rows), len(first), size=(0.75, 0.8))
+    figure, axes = plotting.figure(len(rows), size=(0.75 * len(first), 0.8))
     side = pictures.X.shape[1:]
-    for row, (name, shown) in zip(axes, rows.items(), strict=True):
-        for ax, x in zip(row, np.asarray(shown), strict=True):
-            ax.imshow(x.reshape(side), cmap="gray_r", vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for ax, (name, shown) in zip(axes, rows.items(), strict=True):
+        ax.imshow(np.hstack([x.reshape(side) for x in np.asarray(shown)]), cmap="gray_r", vmin=0, vmax=1)
+        ax.set(xticks=[], yticks=[])
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

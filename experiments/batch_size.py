@@ -8,7 +8,7 @@ steps of size 1 cannot use vector products, and the full batch makes few steps. 
 float64, an epoch of the full batch is one step of the mean gradient, and an epoch of size 1 is the per-example rule.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -38,7 +38,7 @@ class Settings:
     shown: int = 150  # steps whose batch's cost is drawn
     draws: int = 200  # batches of each size that measure the noise
     key: int = 0
-    quick: bool = False  # 2,000 examples, 3 epochs (60 of the full batch), 40 draws
+    quick: bool = False  # 2,000 examples, 3 epochs (60 of the full batch), 40 draws, 20 steps shown
 
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
@@ -51,6 +51,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     rates = {size: RATES[size] for size in settings.sizes}
     if settings.quick:
         m, epochs, full, count = 2000, 3, 60, 40
+        settings = replace(settings, shown=20)
     pictures = datasets.load("mnist")
     X, Y = jnp.asarray(pictures.X[:m]), jnp.asarray(pictures.Y[:m])
     net = jm.MLP((784, 64, 10), "relu", "softmax", "cross_entropy")

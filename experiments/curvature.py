@@ -7,7 +7,6 @@ rate, expect the largest eigenvalue to rise to `2 / rate` (Cohen et al. 2021, "e
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +49,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
               f"(2 / rate = {2 / settings.learning_rate:.1f})", rows)  # fmt: skip
     small, theta, top = _minimum(X, pictures.Y[:m])
     factors = np.linspace(0.8, 1.2, 17)
-    growth = np.asarray([_growth(small, theta, X, pictures.Y[:m], f * 2 / top) for f in factors])
+    growth = _growth(small, theta, factors * 2 / top)
     threshold = float(np.interp(0.0, np.log(growth), factors)) if growth[-1] > 1 > growth[0] else float("nan")
     out.table("descent from beside a minimum: the excess cost after 200 steps over the one before", [
         {"rate x eigenvalue / 2": f"{f:.3f}", "excess": f"{g:.3g}", "": "diverges" if g > 1 else "falls"}
@@ -92,25 +91,29 @@ def _minimum(X, labels):
         Z, Y = jnp.asarray(U[0][:, :8] * np.sqrt(len(X))), jnp.asarray(labels % 2, jnp.float64)
         net = jm.MLP((8, 1), output="sigmoid", loss="binary_cross_entropy")
         theta = jm.init(net, jax.random.key(0))
-        step = jax.jit(lambda p: jax.tree.map(lambda w, g: w - g, p, jm.value_and_grad(net, p, Z, Y)[1]))
-        for _ in range(5000):
-            theta = step(theta)
+        step = lambda _, p: jax.tree.map(lambda w, g: w - g, p, jm.value_and_grad(net, p, Z, Y)[1])
+        theta = jax.jit(lambda p: jax.lax.fori_loop(0, 5000, step, p))(theta)
         top = float(jm.hessian_eigenvalues(net, theta, Z, Y)[0])
     return (net, Z, Y), theta, top
 
 
-def _growth(problem, theta, X, labels, rate) -> float:
-    """The cost's excess over the minimum after 200 steps at this rate, over the excess before."""
+def _growth(problem, theta, rates: np.ndarray) -> np.ndarray:
+    """The cost's excess over the minimum after 200 steps at each rate, over the excess before."""
     net, Z, Y = problem
+
+    @jax.jit
+    def descend(params, rate):
+        step = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jm.value_and_grad(net, p, Z, Y)[1]), None)
+        return jm.cost(net, jax.lax.scan(step, params, length=200)[0], Z, Y)
+
     with jax.enable_x64(True):
         lowest = jm.cost(net, theta, Z, Y)
         keys = jax.random.split(jax.random.key(1), 2)
         moved = tuple(jm.Layer(layer.W + 1e-4 * jax.random.normal(k, layer.W.shape), layer.b)
                       for layer, k in zip(theta, keys, strict=False))  # fmt: skip
-        descend = lambda p, _: (jax.tree.map(lambda w, g: w - rate * g, p, jm.value_and_grad(net, p, Z, Y)[1]), None)
-        after = jax.jit(partial(jax.lax.scan, descend, length=200))(moved)[0]
-        excess = float((jm.cost(net, after, Z, Y) - lowest) / (jm.cost(net, moved, Z, Y) - lowest))
-        return max(excess, 1e-7)  # a smaller excess is rounding
+        before = jm.cost(net, moved, Z, Y) - lowest
+        excess = [float((descend(moved, rate) - lowest) / before) for rate in rates]
+        return np.maximum(excess, 1e-7)  # a smaller excess is rounding
 
 
 def _pictures(out: Output, settings: Settings, steps, values, factors, growth) -> None:

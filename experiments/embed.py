@@ -80,7 +80,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
         return jax.lax.scan(step, (params, opt_state), order)
 
-    opt_state, rows, costs = optimizer.init(params), [], []
+    opt_state, rows, costs = jax.jit(optimizer.init)(params), [], []
     score = jax.jit(lambda p, X: head(p[1], body(p[0], X)))
     for number in range(1, epochs + 1):
         began = time.perf_counter()
@@ -108,12 +108,13 @@ def _compare_heads(head, params, X, Y, out: Output) -> float:
     """The largest error of the gradient with the hand-written head against a plain one, in float64."""
     with jax.enable_x64(True):
         params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), params)
-        pairs = [jax.grad(lambda p, h=h: cost(h, p, X, Y))(params) for h in (head, plain_head)]
+        pairs = [jax.jit(jax.grad(lambda p, h=h: cost(h, p, X, Y)))(params) for h in (head, plain_head)]
+        pairs = jax.tree.map(np.asarray, pairs)
         names = ["convolution 1", "convolution 2", "head W^1", "head b^1", "head W^2", "head b^2"]
         rows, worst = [], 0.0
         for name, ours, plain in zip(names, *map(jax.tree.leaves, pairs), strict=True):
-            error = float(jnp.linalg.norm(ours - plain) / jnp.linalg.norm(plain))
+            error = float(np.linalg.norm(ours - plain) / np.linalg.norm(plain))
             worst = max(worst, error)
-            rows.append({"gradient of": name, "norm": f"{float(jnp.linalg.norm(ours)):.4g}", "error": f"{error:.1e}"})
+            rows.append({"gradient of": name, "norm": f"{np.linalg.norm(ours):.4g}", "error": f"{error:.1e}"})
     out.table("the gradient with the hand-written head against a plain one, float64", rows)
     return worst

@@ -15,6 +15,7 @@ from jaxmlp.doors import takes_trace
 from jaxmlp.inverse import invert
 from jaxmlp.network import Layer, Params
 from jaxmlp.norms import widen
+from jaxmlp.programs import compiled
 from jaxmlp.readouts import KroneckerFactors
 from jaxmlp.trace import Trace
 from jaxmlp.validate import Given
@@ -83,7 +84,11 @@ def factor_power(factors: Factors, power: float, damping: float | Float[Given, "
     Source: Martens and Grosse 2015, section 6.3.
     """
     power = validate.number(power, "power")
-    damping = validate.numbers(damping, "damping", least=0)
+    return _raise_factors(tuple(factors), power, validate.numbers(damping, "damping", least=0))
+
+
+@compiled("power")  # one program, where an inverse alone is of a hundred operations
+def _raise_factors(factors: Factors, power: float, damping: Float[Array, ""]) -> Factors:
     return tuple(
         KroneckerFactors(
             *(_matrix_power(widen(x), power, c).astype(x.dtype) for x, c in zip(layer, split, strict=True))

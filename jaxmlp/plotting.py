@@ -200,14 +200,12 @@ def weights_as_images(W: np.ndarray, shape: tuple[int, int], limit: int = 64) ->
     chosen = np.asarray(W)[:limit]
     columns = min(8, len(chosen))
     rows = -(-len(chosen) // columns)
-    drawn, axes = figure(rows, columns, size=(0.9, 0.9), squeeze=False)
+    drawn, axes = _grid(rows, columns, (0.9, 0.9), 6)
     reach = float(np.percentile(np.abs(chosen), 99.5))
     image = None
-    for unit, ax in enumerate(axes.flat):
-        ax.axis("off")
-        if unit < len(chosen):
-            image = ax.imshow(chosen[unit].reshape(shape), cmap=DIVERGING, vmin=-reach, vmax=reach)
-            ax.set_title(str(unit), fontsize=6, pad=1)
+    for unit, (w, ax) in enumerate(zip(chosen, axes.flat, strict=False)):
+        image = ax.imshow(w.reshape(shape), cmap=DIVERGING, vmin=-reach, vmax=reach)
+        ax.set_title(str(unit), fontsize=6, pad=1, y=1)
     if image is not None:
         drawn.colorbar(image, ax=axes, label="weight", shrink=0.6)
     return drawn
@@ -226,13 +224,26 @@ def pictures(X: np.ndarray, titles: Sequence[str], columns: int = 8) -> Figure:
         ['7', '3']
     """
     rows = -(-len(X) // columns)
-    drawn, axes = figure(rows, columns, size=(1.3, 1.5), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    drawn, axes = _grid(rows, columns, (1.3, 1.5), 9 * lines)
     for picture, title, ax in zip(X, titles, axes.flat, strict=False):
         ax.imshow(picture, cmap="gray_r")
-        ax.set_title(title, fontsize=7)
+        ax.set_title(title, fontsize=7, pad=3, y=1)
     return drawn
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], title: float) -> tuple[Figure, Any]:
+    """A grid of axes without frames, and room for titles of that height in points.
+
+    Its places are computed: a layout engine measures each of many axes, which takes longer than to draw them.
+    """
+    drawn = make_picture((size[0] * columns, size[1] * rows))
+    room = (title + 4) / 72 / size[1]  # in cells
+    places = {"left": 0, "right": 1, "bottom": 0, "top": 1 - room / rows, "wspace": 0.06, "hspace": room / (1 - room)}
+    axes = drawn.subplots(rows, columns, squeeze=False, gridspec_kw=places)
+    for ax in axes.flat:
+        ax.axis("off")
+    return drawn, axes
 
 
 def decision_boundary(net: MLP, params: Params, X: np.ndarray, Y: np.ndarray) -> Figure:

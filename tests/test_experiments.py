@@ -182,7 +182,6 @@ CASES = {
         (("kfac, all", ">=", 0.5), ("kfac, all", ">=", lambda n: n["tracin, all"]), ("precision, harm", ">=", 0.25),
          ("precision, own", ">=", 0.5)),
         ("digits", "suspect"),
-        optimized=True,
     ),
     "uncertainty": Case(
         uncertainty, "a posterior is unsure where there are no points, and of pictures that are no digits",
@@ -236,7 +235,6 @@ CASES = {
         (("plain", ">=", 0.85), ("noisiest", "<", lambda n: n["plain"] - 0.02), ("epsilon", "<", 1)),
         ("accuracy",),
         {"noise_multipliers": (0.0, 4.0), "epochs": 1, "quick": False},
-        optimized=True,
     ),
     "alignment": Case(
         alignment, "random feedback learns, and aligns",
