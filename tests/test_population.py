@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from internals import PopulationCheckpoints, packing, population_module
-from problems import examples, sweep, tree_error
+from problems import KEYS, NET, examples, fit, sweep, tree_error
 
 import jaxmlp as jm
 
@@ -134,7 +134,13 @@ def test_an_interrupted_sweep_saves_its_epoch_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "fit").mkdir()
+    jm.trees.write_tree(tmp_path / "fit" / "last.safetensors", {"a": 1})
+    with pytest.raises(ValueError, match="which holds a run of fit, expected another folder"):
+        sweep(checkpoints=tmp_path / "fit")
     (tmp_path / "001").mkdir()
     jm.trees.write_tree(tmp_path / "001" / "last.safetensors", {"a": 1})
     with pytest.raises(ValueError, match="holds no checkpoint of a sweep, expected another folder"):
         sweep(checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="which holds a sweep, expected another folder"):
+        fit(jm.init(NET, KEYS[0]), examples(20), checkpoints=tmp_path)

@@ -73,7 +73,8 @@ def influence(
             parameters: the result is then the mean over them.
         train: the training examples `(X, Y)`, as `backprop` takes them.
         test: the test examples `(X, Y)`.
-        damping: at least 0; a tenth of the mean of H's diagonal unless given, in each layer for itself.
+        damping: at least 0, and above where H has no inverse; unless given a tenth of the mean of H's diagonal, in
+            each layer for itself.
         curvature: error signals start from rows of the root of the loss's Hessian ("gauss_newton"), from labels drawn
             from the model ("fisher"), or from the true labels ("empirical"). The rows draw nothing and cost a recursion
             for each output; drawn labels cost one in all.
@@ -122,6 +123,8 @@ def influence(
                 scores[..., new, :] += (factor * share[new, None]) * np.asarray(made)[..., first - rows.start :, :]
                 done += 1
                 report(done, {"seconds": time.perf_counter() - begun})
+    if how.damping is not None and float(how.damping) == 0 and not np.isfinite(scores).all():
+        raise ValueError("damping is 0, but the curvature has no inverse here: expected damping above 0")
     return jnp.asarray(scores)
 
 

@@ -93,11 +93,13 @@ class Laplace:
             key: for samples.
         Returns:
             For losses of real numbers a `Prediction(mean, variance)`. For others probabilities `(m, k)`:
-            `output(z / sqrt(1 + pi/8 variance))`, the probit approximation.
+            `output(z / sqrt(1 + pi/8 variance))`, the probit approximation. For softmax in proportion to
+            `1 / sum_j exp((z_j - z_k) / sqrt(1 + pi/8 variance(z_j - z_k)))`: with two classes it is that of a sigmoid.
         Raises:
             ValueError: where an argument does not fit.
 
-        Source: MacKay 1992, "The evidence framework applied to classification networks", for the approximation.
+        Sources: MacKay 1992, "The evidence framework applied to classification networks", for the approximation; Lu,
+        Ie and Sha 2020, "Mean-field approximation to Gaussian-softmax integral", for softmax.
         """
         X = validate.inputs(self.net, X, self.params[0].W.dtype, self.preprocess)
         regression = self.net.loss.targets == "real"

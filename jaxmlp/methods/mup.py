@@ -73,7 +73,7 @@ def mup(net: MLP, base_width: int | Sequence[int], optimizer: Kind, rates: Liter
         optimizer: an optax transformation, or a factory such as `optax.adam`.
         rates: how they depend on the width. "adam": for optimizers whose update keeps its size when the gradient is
             scaled, such as Adam, RMSprop, Adagrad and Lion. "sgd": for those whose update is linear in the gradient,
-            such as SGD with momentum.
+            such as SGD with momentum. `kfac` and `gauss_newton` are neither: they choose steps by the curvature.
     Returns:
         An optax transformation; of a factory a factory, whose arguments are those of the first: `hyper` may vary them.
     Raises:

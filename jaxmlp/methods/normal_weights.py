@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxmlp._backward import trace_of
 from jaxmlp._forward import network_inputs
+from jaxmlp.activations import Softmax
 from jaxmlp.chunks import map_chunks
 from jaxmlp.maps import Factors, transform
 from jaxmlp.methods.curvature_blocks import (
@@ -95,7 +96,12 @@ def squash(net, samples, z, covariance, key):
     output = jax.vmap(net.output)
     if samples is None:
         variance = jnp.diagonal(covariance, axis1=1, axis2=2)
-        return output(z / jnp.sqrt(1 + math.pi / 8 * variance))
+        if not isinstance(net.output, Softmax):
+            return output(z / jnp.sqrt(1 + math.pi / 8 * variance))
+        # Of differences of z: the data say nothing of a shift that all z share, and softmax ignores it.
+        apart = variance[:, :, None] + variance[:, None] - 2 * covariance
+        odds = (z[:, None] - z[:, :, None]) / jnp.sqrt(1 + math.pi / 8 * apart.clip(0))  # of class j to class k
+        return output(-jax.nn.logsumexp(odds, axis=2))
     root = jnp.linalg.cholesky(covariance)
 
     def add(total, key):

@@ -25,6 +25,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
 from jaxmlp.rules import Rule
 from jaxmlp.training import processes, reporting, sampling, settings, sharding
+from jaxmlp.training.checkpoint import LAST
 from jaxmlp.training.examples import Axis, ClassWeights, Reading, read_data
 from jaxmlp.training.joining import join
 from jaxmlp.training.population import Population, place_data, select_data
@@ -107,6 +108,8 @@ def sweep(
     groups, varied = form_groups(locals())
     total, every = validate.whole(epochs, "epochs"), validate.whole(checkpoint_every, "checkpoint_every")
     reporting.check_outputs(None, None, checkpoints)
+    if checkpoints is not None and (Path(checkpoints) / LAST).exists():
+        raise ValueError(f"checkpoints is {str(checkpoints)!r}, which holds a run of fit, expected another folder")
     parts = []
     with (
         reporting.show(total * len(groups), "epoch", progress) as show,

@@ -69,6 +69,8 @@ class Checkpoints:
         Raises:
             ValueError: where another run wrote the files, or another run has the folder now.
         """
+        if (self.folder / "001" / LAST).exists():
+            raise ValueError(f"checkpoints is {str(self.folder)!r}, which holds a sweep, expected another folder")
         seen, saved = self._mark(), self.restore(start)
         with ExitStack() as stack:
             with processes.raise_on_all(self.mesh):
