@@ -7,7 +7,7 @@ probabilities, and those of a last-layer and a Kronecker posterior, tell picture
 has never seen) from digits by their entropy. The evidence chooses a prior that makes the probabilities too cautious. A
 temperature for each of the three, the one of the smallest log loss on held-out training digits, mends that and keeps
 most of what tells clothes from digits. Expect the area under the ROC curve to rise from 0.93 by the network to at least
-0.95 by Kronecker factors, with a calibration error below 1% at its temperature and 6% without. The test digits and the
+0.95 by Kronecker factors, with a calibration error below 1% at its temperature and 12% without. The test digits and the
 clothes choose nothing.
 """
 
