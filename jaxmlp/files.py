@@ -92,6 +92,9 @@ def describe(net: MLP) -> dict[str, Any]:
     }
 
 
+_described = describe  # the name that earlier scripts use
+
+
 def build(fields: Any, shapes: dict[str, tuple[int, ...]], own: Sequence[Activation | Loss], path: FilePath) -> MLP:
     """The network with these fields, whose arrays `W1, b1, ..` have these shapes; names become functions."""
     if not isinstance(own, Sequence) or not all(isinstance(f, Activation | Loss) for f in own):
