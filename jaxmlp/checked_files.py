@@ -62,7 +62,7 @@ def read_foreign(path: FilePath) -> dict[str, np.ndarray]:
 
 
 def _read_bytes(path: FilePath, expected: str) -> bytearray:
-    """The bytes of a safetensors file, of which no more is read than the header promises."""
+    """The bytes of a safetensors file, read no further than its header says."""
     checked = paths.check(path)
     if checked.is_dir():
         raise ValueError(f"{path} is a folder, expected {expected}")

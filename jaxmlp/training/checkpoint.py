@@ -78,8 +78,7 @@ class Checkpoints:
                     stack.enter_context(lock(self.folder))
             if self._mark() != seen:  # another run saved in between
                 saved = self.restore(start)
-            for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
-                part.unlink(missing_ok=True)
+            remove_parts(self.folder)
             yield saved
 
     def _mark(self) -> tuple[int, ...] | None:
@@ -172,6 +171,12 @@ def _is_history(given: Any, done: int) -> bool:
     return isinstance(given, dict) and all(
         isinstance(column, list) and len(column) == done and all(map(fine, column)) for column in given.values()
     )
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what a write that was killed has left."""
+    for part in folder.glob(f".*.safetensors.*{files.PART}"):
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Many networks of one shape in one compiled program: a `vmap` of the epoch over states, several epochs a call."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -137,18 +138,18 @@ def _write(states: TrainState, index: np.ndarray, some: TrainState) -> TrainStat
     return jax.tree.map(one, states, some)
 
 
-class Keeper:
+class Keeper(ABC):
     """Saves a population on the way."""
 
     every: int  # epochs between two states
 
+    @abstractmethod
     def is_due(self, done: int) -> bool:
         """Whether a state is to be saved after so many epochs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, population: "Population") -> None:
         """Saves it."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -183,30 +184,32 @@ class Population:
         keeper: Keeper | None = None,
     ) -> None:
         """Trains that many epochs more, fewer if all stop; calls `report` with the number done and the last metrics."""
-        end, devices = self.done + epochs, length(self.plan.mesh, MEMBER)
+        done, devices = self.done, length(self.plan.mesh, MEMBER)
+        end = done + epochs
         operations = (
             6 * sum(math.prod(shape) for shape in self.plan.net.shapes) * self.plan.steps * self.plan.batch_size
         )
         members, stopped = len(self.states.epoch), np.asarray(self.states.stopped)
         index = np.arange(members) if self.index is None else self.index
         states, data = self._take_out(index)
-        while self.done < end and not stopped.all():
+        while done < end and not stopped.all():
             most = int(min(max(OPERATIONS_A_CALL // (operations * len(index)), 1), EPOCHS_A_CALL))
-            n = min(most, end - self.done, *([] if keeper is None else [keeper.every - self.done % keeper.every]))
-            fewest = packing.next_size(len(index), operations, end - self.done, devices)
+            n = min(most, end - done, *([] if keeper is None else [keeper.every - done % keeper.every]))
+            fewest = packing.next_size(len(index), operations, end - done, devices)
             limits = jnp.asarray(n, jnp.int32), jnp.asarray(fewest, jnp.int32)
             states, history, running, self.shared, count = advance(
                 self.plan, self.axes, most, states, data, self.shared, limits
             )
+            done += int(count)
             self._note(index, history, np.asarray(running[: int(count)]))
-            report(self.done, {name: column[-1] for name, column in self.history[-1].items()})
+            report(done, {name: column[-1] for name, column in self.history[-1].items()})
             stopped = np.asarray(states.stopped)
             if not stopped.all() and len(stopped) - stopped.sum() <= fewest:
                 self._put_back(index, states)
                 index = index[packing.choose_members(stopped, devices)]
                 states, data = self._take_out(index)
                 stopped = np.asarray(states.stopped)
-            if keeper is not None and (stopped.all() or keeper.is_due(self.done)):
+            if keeper is not None and (stopped.all() or keeper.is_due(done)):
                 self._put_back(index, states)
                 keeper.save(self)
         self._put_back(index, states)

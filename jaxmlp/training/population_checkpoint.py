@@ -35,8 +35,7 @@ class PopulationCheckpoints(Keeper):
             ValueError: where another sweep wrote the file, or another run has the folder now.
         """
         with checkpoint.lock(self.folder):
-            for part in self.folder.glob(f".*.safetensors.*{files.PART}"):  # of a write that was killed
-                part.unlink(missing_ok=True)
+            checkpoint.remove_parts(self.folder)
             if (self.folder / LAST).exists():
                 self._restore(population)
             else:
@@ -95,7 +94,8 @@ def describe(population: Population, runs: Run) -> dict[str, Any]:
     first = lambda tree: jax.tree.map(lambda array: array[0], tree)
     own = select_data(data, axes, 0)
     of_states = {f"members' {name} (checksum)": checkpoint.mark(getattr(states, name)) for name in TrainState._fields}
-    of_data = {f"all members' {name} (checksum)": checkpoint.mark(getattr(data, name)) for name in Data._fields}
+    own_data = [name for name in Data._fields if getattr(axes, name) is not None]  # the rest is told of the first
+    of_data = {f"all members' {name} (checksum)": checkpoint.mark(getattr(data, name)) for name in own_data}
     return {
         "members": len(states.epoch),
         "batches are shared": checkpoint.mark(population.shared),
