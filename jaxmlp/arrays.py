@@ -1,5 +1,6 @@
 """Reads arrays as people give them: lists, NumPy's, pandas', PyTorch's. What a conversion would lose is refused."""
 
+import functools
 import reprlib
 from typing import Any
 
@@ -64,6 +65,7 @@ def _read_objects(values: np.ndarray, name: str) -> np.ndarray:
     return made
 
 
+@functools.cache
 def is_real(dtype: Any) -> bool:
     """Whether an array of this dtype holds real numbers or bools."""
     kinds = jnp.floating, jnp.integer, jnp.bool_

@@ -10,8 +10,7 @@ import inspect
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -39,8 +38,11 @@ def compiled(*static: str, donate: str | None = None) -> Callable[[Callable], Ca
             fixed = [arg for arg, known in given if known]
             rest = [arg for arg, known in given if not known]
             program = _find(function, is_static, donated, fixed)
-            with program.given(fixed):
+            before, program.lent.fixed = getattr(program.lent, "fixed", None), fixed
+            try:
                 return program.run(*rest)
+            finally:
+                program.lent.fixed = before
 
         return call
 
@@ -61,14 +63,6 @@ class _Program:
 
         del run.__wrapped__  # whose signature has the static arguments, too
         self.run = jax.jit(run, donate_argnums=donated)
-
-    @contextmanager
-    def given(self, fixed: list[Any]) -> Iterator[None]:
-        before, self.lent.fixed = getattr(self.lent, "fixed", None), fixed
-        try:
-            yield
-        finally:
-            self.lent.fixed = before
 
 
 _kept: OrderedDict[Hashable, _Program] = OrderedDict()
@@ -104,6 +98,8 @@ def _key(value: Any) -> tuple[Hashable, list[weakref.ref]]:
 
 def _weaken(value: Any, references: list[weakref.ref]) -> Hashable:
     """A key equal for equal values. What is equal to itself alone, such as a function, is held by a weak reference."""
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, tuple):
         return (type(value), *(_weaken(entry, references) for entry in value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and "__eq__" in vars(type(value)):

@@ -21,7 +21,7 @@ from jaxmlp.doors import article, check_network
 
 Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
 Preprocess = Callable[[jax.Array], jax.Array]
-FEW = 2**16  # values
+FEW = {"cpu": 2**22}  # values that NumPy checks, by backend; elsewhere they must be copied first, and 2**16 are few
 Network = Any  # an MLP: network.py imports this file, so this file does not import it
 array = arrays.to_jax  # `array(given, name)`: a JAX array of real numbers
 
@@ -138,6 +138,8 @@ def params(net: Network, given: Any) -> jnp.dtype:
 
 def _form(given: Any, name: str) -> tuple[tuple[int, ...], jnp.dtype]:
     """The shape and dtype of an array that needs no conversion by us."""
+    if isinstance(given, jax.Array):
+        return given.shape, given.dtype
     try:
         shape, dtype = np.shape(given), jnp.dtype(jnp.result_type(given))
     except (TypeError, ValueError):
@@ -278,9 +280,12 @@ def finite(values: jax.Array, name: str) -> None:
     """Refuses NaN and infinity; the error gives the index of the first."""
     if not concrete(values) or not jnp.issubdtype(values.dtype, jnp.floating):
         return
-    with jax.ensure_compile_time_eval():
-        known = _to_check(values)
-        fine = bool((np if isinstance(known, np.ndarray) else jnp).isfinite(known).all())
+    known = _to_check(values)
+    if isinstance(known, np.ndarray):
+        fine = np.isfinite(known).all()
+    else:
+        with jax.ensure_compile_time_eval():
+            fine = bool(jnp.isfinite(known).all())
     if not fine:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(values)))[0])
         raise ValueError(f"{name} holds {np.asarray(values)[where]} at {where}, expected finite numbers")
@@ -289,7 +294,8 @@ def finite(values: jax.Array, name: str) -> None:
 def _to_check(values: Any) -> Any:
     """Few values as a NumPy array: JAX would compile programs for their shape, which takes longer than the check."""
     here = getattr(values, "is_fully_addressable", True)  # not on another process's devices
-    return np.asarray(values) if values.size <= FEW and here else values
+    few = values.size <= FEW.get(jax.default_backend(), 2**16)
+    return np.asarray(values) if few and here else values
 
 
 def concrete(values: Any) -> bool:
