@@ -88,5 +88,7 @@ def draw(
 def _draw_normal(variance: float, key: PRNGKeyArray, shape: tuple[int, int], dtype: jnp.dtype) -> Float[Array, "o i"]:
     if variance == 0:
         return jnp.zeros(shape, dtype)  # a draw takes the longest of all to compile
+    # The barrier keeps XLA from moving the deviation into the draw, which then rounds in another way.
+    normal = jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
     # The deviation is rounded to the dtype first: a float64 number must not widen a float32 weight.
-    return jax.random.normal(key, shape, dtype) * jnp.asarray(variance**0.5, dtype)
+    return normal * jnp.asarray(variance**0.5, dtype)

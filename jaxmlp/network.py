@@ -184,11 +184,18 @@ def init(
     check_network(net)
     key = validate.key(key)
     dtype = validate.float_dtype(dtype)
-    layers = []
-    each = initializers.for_each_layer(weights, net.sizes, "weights")
-    for how, (n_out, n_in), layer_key in zip(each, net.shapes, jax.random.split(key, net.depth), strict=True):
-        W_key, b_key = jax.random.split(layer_key)
-        W = initializers.draw(how, W_key, n_in, n_out, dtype, "weights")
-        b = initializers.draw(biases, b_key, 1, n_out, dtype, "biases")
-        layers.append(Layer(W, b[:, 0]))
-    return tuple(layers)
+    each = enumerate(zip(initializers.for_each_layer(weights, net.sizes, "weights"), net.shapes, strict=True))
+    keys = jax.random.split(key, net.depth)
+    # Named draws compile once for all layers of a shape; a function may not be traceable.
+    draw = _draw_named if isinstance(weights, str) and isinstance(biases, str) else _draw
+    return tuple(draw(keys, l, how, biases, shape, dtype) for l, (how, shape) in each)
+
+
+def _draw(keys: PRNGKeyArray, l: int, weights, biases, shape: tuple[int, int], dtype: jnp.dtype) -> Layer:
+    n_out, n_in = shape
+    W_key, b_key = jax.random.split(keys[l])
+    W = initializers.draw(weights, W_key, n_in, n_out, dtype, "weights")
+    return Layer(W, initializers.draw(biases, b_key, 1, n_out, dtype, "biases")[:, 0])
+
+
+_draw_named = jax.jit(_draw, static_argnames=("weights", "biases", "shape", "dtype"))
