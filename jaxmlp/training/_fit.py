@@ -21,7 +21,7 @@ from jaxmlp.network import MLP, Params
 from jaxmlp.penalties import Penalty
 from jaxmlp.programs import compiled
 from jaxmlp.rules import Rule
-from jaxmlp.training import checkpoint, probe, processes, reporting, sampling, settings, sharding, stream
+from jaxmlp.training import checkpoint, hint, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.checkpoint import Checkpoints, Columns
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
@@ -168,6 +168,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
         rounds = sampling.count_steps(plan, source.m, given.epochs, given.steps, given.validate_every)
         reporting.check_outputs(given.callback, given.log, given.checkpoints)
         settings.check_together(plan, given)
+        hint.name_hyper(plan)
         if given.rule_state is not None:
             given.rule_state = rules.check_state(net, plan.rule, given.rule_state)
         run = settings.make_run(given, dtype, key=given.key, params=params, rule_state=given.rule_state)
