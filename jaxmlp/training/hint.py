@@ -17,8 +17,6 @@ EMPTY = types.CellType()
 _said = False
 # A plan's hash without the numbers of its optimizer, and the hash of the optimizer: neither holds a function.
 _seen: dict[int, int] = {}
-    int, int
-] = {}  # a plan's hash without the optimizer's numbers, and its optimizer's; neither holds a function
 
 
 def name_hyper(plan: Plan) -> None:
