@@ -188,14 +188,13 @@ def init(
     keys = jax.random.split(key, net.depth)
     # Named draws compile once for all layers of a shape; a function may not be traceable.
     draw = _draw_named if isinstance(weights, str) and isinstance(biases, str) else _draw
-    return tuple(draw(keys, l, how, biases, shape, dtype) for l, (how, shape) in each)
+    return tuple(draw(jax.random.split(keys[l]), how, biases, shape, dtype) for l, (how, shape) in each)
 
 
-def _draw(keys: PRNGKeyArray, l: int, weights, biases, shape: tuple[int, int], dtype: jnp.dtype) -> Layer:
+def _draw(keys: PRNGKeyArray, weights, biases, shape: tuple[int, int], dtype: jnp.dtype) -> Layer:
     n_out, n_in = shape
-    W_key, b_key = jax.random.split(keys[l])
-    W = initializers.draw(weights, W_key, n_in, n_out, dtype, "weights")
-    return Layer(W, initializers.draw(biases, b_key, 1, n_out, dtype, "biases")[:, 0])
+    W = initializers.draw(weights, keys[0], n_in, n_out, dtype, "weights")
+    return Layer(W, initializers.draw(biases, keys[1], 1, n_out, dtype, "biases")[:, 0])
 
 
 _draw_named = jax.jit(_draw, static_argnames=("weights", "biases", "shape", "dtype"))
