@@ -149,6 +149,7 @@ def test_the_guide_has_a_line_for_every_file():
             assert f"{path.name}/" in lines, path.name
 
 
+@functools.cache  # 0.2 s, and every example asks for it
 def docstring_examples() -> dict[str, tuple[Path, int, str]]:
     """The docstrings of the package that have examples, by module and name, with their file and line."""
     found = {}
