@@ -1,6 +1,7 @@
 """Speed: our epoch beside the same epoch in other libraries and beside the machine's limit.
 
-Sections: epochs, readouts, rules, second order, options of `fit`, populations, start-up and compilation.
+Sections: epochs, readouts, rules, second order, newer quantities beside the libraries made for them (`methods`),
+options of `fit`, populations, start-up and compilation.
 
 Task. All contestants of a cell train one ReLU network by plain SGD, from the same weights, on the same pictures, at the
 same batch size. Pictures are float32 from 0 to 1 (`bytes` is ours on uint8). An epoch takes every example once, in a
@@ -46,6 +47,7 @@ from experiments import datasets
 from experiments._benchmark import (
     epochs,
     expected,
+    methods,
     options,
     populations,
     readouts,
@@ -59,7 +61,8 @@ from experiments._benchmark.timing import Cell
 from experiments.datasets import Pictures
 from experiments.output import Output
 
-SECTIONS = ("epochs", "readouts", "rules", "second_order", "options", "populations", "startup", "compilation")
+SECTIONS = ("epochs", "readouts", "rules", "second_order", "methods", "options", "populations", "startup",
+            "compilation")  # fmt: skip
 OF_TRACES = ("784-64-10", "784-1024-1024-10")  # networks whose readouts, rules and options are measured
 SHOWN = 20  # the most changes in the table of a comparison without losses
 
@@ -146,6 +149,7 @@ def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
         "readouts": partial(readouts.section, *of_traces),
         "rules": partial(rules.section, *of_traces),
         "second_order": partial(second_order.section, pictures, chosen.second_order_networks, *rest[1:]),
+        "methods": partial(methods.section, *rest),
         "options": partial(options.section, *of_traces),
         "populations": partial(populations.section, *rest),
         "startup": partial(startup.section, *rest),
