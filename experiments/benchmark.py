@@ -45,6 +45,7 @@ from functools import partial
 
 from experiments import datasets
 from experiments._benchmark import (
+    accelerator,
     epochs,
     expected,
     methods,
@@ -80,6 +81,7 @@ class Settings:
     learning_rate: float = 0.01  # rate of SGD in the section epochs
     compare: tuple[str, ...] = ()  # an older benchmark.json to compare this run with; or an older and a newer one
     tolerance: float = 1.10  # a comparison fails where our ratio to a peer has grown by more than this factor
+    accelerator: bool = False  # instead of the sections, the table of a GPU or TPU, in 8 minutes; the page says more
     quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options, no EK-FAC
 
     def resolve(self) -> "Settings":
@@ -121,7 +123,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             + f"; median of {chosen.rounds} rounds\n")  # fmt: skip
     if (machine["load"] or 0) > 0.5:
         out.say(f"the load before this run was {machine['load']:.1f} processes: it slows all contestants down\n")
-    for cell in measure(chosen, out):
+    for cell in measure_accelerator(chosen, out) if chosen.accelerator else measure(chosen, out):
         kept.add(cell)
     grid = [cell for cell in kept.cells if cell.section == epochs.SECTION]
     numbers = {}
@@ -135,6 +137,11 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         numbers |= compare(chosen.compare[0], str(kept.path), chosen.tolerance, out)
     out.close()
     return numbers
+
+
+def measure_accelerator(chosen: Settings, out: Output) -> Iterator[Cell]:
+    """Yields every cell of the table of a GPU or TPU when it is done."""
+    return accelerator.measure(datasets.load("mnist"), chosen.rounds, chosen.quick, out)
 
 
 def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
