@@ -80,26 +80,30 @@ def waiting(function: Callable, *arguments: Any, **options: Any) -> Contestant:
 
 
 def of_batches(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
-    """Clipped gradients, products with the Hessian and with the Gauss-Newton matrix, and Kronecker factors."""
+    """The tasks of a batch, for each network."""
     for network in sizes.networks:
-        net, params, X, Y = examples(network, BATCH_SIZE, pictures)
-        name, given = f"{network}, batch {BATCH_SIZE}", (params, np.asarray(X), np.asarray(Y))
+        yield from of_batch(network, pictures)
 
-        clip = jax.jit(lambda p, X, Y, net=net: jm.clipped_gradient(jm.backprop(net, p, X, Y), MAX_NORM))
-        yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y),
-                   {"jax_privacy": peer("jax_methods", "jax_privacy", params, X, Y, MAX_NORM, None),
-                    "jax_privacy, 32 at a time": peer("jax_methods", "jax_privacy", params, X, Y, MAX_NORM, 32)})  # fmt: skip
 
-        v = jm.init(net, jax.random.key(1))
-        for kind, product in (("Hessian", jm.hvp), ("Gauss-Newton", jm.ggnvp)):
-            yield Task(f"{name}, {kind} times a vector", partial(waiting, product, net, params, X, Y, v),
-                       {"curvlinops": peer("torch_methods", "curvlinops_product", kind, *given, v)})  # fmt: skip
+def of_batch(network: str, pictures: Pictures) -> Iterator[Task]:
+    """The clipped gradient, products with the Hessian and the Gauss-Newton matrix, and Kronecker factors."""
+    net, params, X, Y = examples(network, BATCH_SIZE, pictures)
+    name, given = f"{network}, batch {BATCH_SIZE}", (params, np.asarray(X), np.asarray(Y))
 
-        for kind, start in FACTORS.items():
-            factors = jax.jit(lambda p, X, Y, net=net, start=start: jm.kronecker_factors(
-                jm.backprop(net, p, X, Y, start=start)))  # fmt: skip
-            yield Task(f"{name}, Kronecker factors, {kind}", partial(waiting, factors, params, X, Y),
-                       {"curvlinops": peer("torch_methods", "curvlinops_factors", kind, *given)})  # fmt: skip
+    clip = jax.jit(lambda p, X, Y: jm.clipped_gradient(jm.backprop(net, p, X, Y), MAX_NORM))
+    private = lambda at_a_time: peer("jax_methods", "jax_privacy", params, X, Y, MAX_NORM, at_a_time)
+    yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y),
+               {"jax_privacy": private(None), "jax_privacy, 32 at a time": private(32)})  # fmt: skip
+
+    v = jm.init(net, jax.random.key(1))
+    for kind, product in (("Hessian", jm.hvp), ("Gauss-Newton", jm.ggnvp)):
+        yield Task(f"{name}, {kind} times a vector", partial(waiting, product, net, params, X, Y, v),
+                   {"curvlinops": peer("torch_methods", "curvlinops_product", kind, *given, v)})  # fmt: skip
+
+    for kind, start in FACTORS.items():
+        read = lambda p, X, Y, start=start: jm.kronecker_factors(jm.backprop(net, p, X, Y, start=start))
+        yield Task(f"{name}, Kronecker factors, {kind}", partial(waiting, jax.jit(read), params, X, Y),
+                   {"curvlinops": peer("torch_methods", "curvlinops_factors", kind, *given)})  # fmt: skip
 
 
 def of_posteriors(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
@@ -114,14 +118,14 @@ def of_posteriors(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
         yield Task(f"{sizes.small}, {structure} posterior of {fitted:,}", lambda fit=fit: Contestant(fit),
                    {"laplace-torch": peer("torch_methods", "laplace_fit", structure, *arrays)})  # fmt: skip
         posterior = jm.laplace(linear, params, X, one_hot, structure)
-        arrays = params, np.asarray(X), np.asarray(one_hot)
+        arrays = params, np.asarray(X), np.asarray(one_hot), predicted
         predict = lambda posterior=posterior: tuple(posterior.predict(X_new))
         yield Task(f"{sizes.small}, {structure} variance of {predicted}", partial(waiting, predict),
-                   {"laplace-torch": peer("torch_methods", "laplace_predict", structure, *arrays, predicted)})  # fmt: skip
+                   {"laplace-torch": peer("torch_methods", "laplace_predict", structure, *arrays)})  # fmt: skip
 
 
 def of_influence(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
-    """EK-FAC influence of training on test examples: factors, eigenvalues and scores, of weights trained for an epoch."""
+    """EK-FAC influence of training on test examples: factors, eigenvalues and scores, after 20 steps of training."""
     network, n, n_test = sizes.influence
     net, params, X, Y = examples(network, n + n_test, pictures, steps=20)
     train, test = (X[:n], Y[:n]), (X[n:], Y[n:])
