@@ -1,6 +1,7 @@
 """Speed: our epoch beside the same epoch in other libraries and beside the machine's limit.
 
-Sections: epochs, readouts, rules, second order, options of `fit`, populations, start-up and compilation.
+Sections: epochs, readouts, rules, second order, newer quantities beside the libraries made for them (`methods`),
+options of `fit`, populations, start-up and compilation.
 
 Task. All contestants of a cell train one ReLU network by plain SGD, from the same weights, on the same pictures, at the
 same batch size. Pictures are float32 from 0 to 1 (`bytes` is ours on uint8). An epoch takes every example once, in a
@@ -44,8 +45,10 @@ from functools import partial
 
 from experiments import datasets
 from experiments._benchmark import (
+    accelerator,
     epochs,
     expected,
+    methods,
     options,
     populations,
     readouts,
@@ -59,7 +62,8 @@ from experiments._benchmark.timing import Cell
 from experiments.datasets import Pictures
 from experiments.output import Output
 
-SECTIONS = ("epochs", "readouts", "rules", "second_order", "options", "populations", "startup", "compilation")
+SECTIONS = ("epochs", "readouts", "rules", "second_order", "methods", "options", "populations", "startup",
+            "compilation")  # fmt: skip
 OF_TRACES = ("784-64-10", "784-1024-1024-10")  # networks whose readouts, rules and options are measured
 SHOWN = 20  # the most changes in the table of a comparison without losses
 
@@ -77,6 +81,7 @@ class Settings:
     learning_rate: float = 0.01  # rate of SGD in the section epochs
     compare: tuple[str, ...] = ()  # an older benchmark.json to compare this run with; or an older and a newer one
     tolerance: float = 1.10  # a comparison fails where our ratio to a peer has grown by more than this factor
+    accelerator: bool = False  # instead of the sections, the table of a GPU or TPU, in 8 minutes; the page says more
     quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options, no EK-FAC
 
     def resolve(self) -> "Settings":
@@ -118,7 +123,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
             + f"; median of {chosen.rounds} rounds\n")  # fmt: skip
     if (machine["load"] or 0) > 0.5:
         out.say(f"the load before this run was {machine['load']:.1f} processes: it slows all contestants down\n")
-    for cell in measure(chosen, out):
+    for cell in measure_accelerator(chosen, out) if chosen.accelerator else measure(chosen, out):
         kept.add(cell)
     grid = [cell for cell in kept.cells if cell.section == epochs.SECTION]
     numbers = {}
@@ -134,6 +139,11 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     return numbers
 
 
+def measure_accelerator(chosen: Settings, out: Output) -> Iterator[Cell]:
+    """Yields every cell of the table of a GPU or TPU when it is done."""
+    return accelerator.measure(datasets.load("mnist"), chosen.rounds, chosen.quick, out)
+
+
 def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
     """Yields every cell of the chosen sections when it is done."""
     pictures: Pictures = datasets.load("mnist")
@@ -146,6 +156,7 @@ def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
         "readouts": partial(readouts.section, *of_traces),
         "rules": partial(rules.section, *of_traces),
         "second_order": partial(second_order.section, pictures, chosen.second_order_networks, *rest[1:]),
+        "methods": partial(methods.section, *rest),
         "options": partial(options.section, *of_traces),
         "populations": partial(populations.section, *rest),
         "startup": partial(startup.section, *rest),

@@ -68,12 +68,17 @@ def flax(problem: Problem) -> Loop:
     from flax import linen
     from flax.training.train_state import TrainState
 
+    dtype = jnp.bfloat16 if problem.net.products == "bfloat16" else jnp.float32
+
     class Network(linen.Module):
         @linen.compact
         def __call__(self, x):
             for width in problem.net.sizes[1:-1]:
-                x = linen.relu(linen.Dense(width)(x))
-            return linen.Dense(problem.net.sizes[-1])(x)
+                x = linen.relu(linen.Dense(width, dtype=dtype)(drop(x)))
+            return linen.Dense(problem.net.sizes[-1], dtype=dtype)(drop(x)).astype(jnp.float32)
+
+    def drop(x):
+        return x if problem.keep is None else linen.Dropout(1 - problem.keep, deterministic=False)(x)
 
     params = {f"Dense_{l}": {"kernel": jnp.asarray(W.T), "bias": jnp.asarray(b)}
               for l, (W, b) in enumerate(problem.weights)}  # fmt: skip
@@ -81,8 +86,10 @@ def flax(problem: Problem) -> Loop:
 
     @jax.jit
     def step(state, X, Y):
+        rngs = None if problem.keep is None else {"dropout": jax.random.fold_in(jax.random.key(0), state.step)}
+
         def cost(params):
-            scores = state.apply_fn({"params": params}, X)
+            scores = state.apply_fn({"params": params}, X, rngs=rngs)
             return optax.softmax_cross_entropy_with_integer_labels(scores, Y).mean()
 
         return (state.apply_gradients(grads=jax.grad(cost)(state.params)),)

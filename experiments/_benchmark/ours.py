@@ -15,6 +15,7 @@ from experiments._benchmark.problem import Problem
 from jaxmlp import rules, training
 from jaxmlp.data import scale_pixels
 from jaxmlp.training import step
+from jaxmlp.training.regularization import Regularization
 
 
 @contextmanager
@@ -62,7 +63,8 @@ class Epoch:
         X, pixels, Y = problem.on_device
         self.data = training.Data(pixels if as_bytes else X, Y)
         params = tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
-        self.state = training.start(plan, params, self.data, jax.random.key(1))
+        strengths = None if problem.keep is None else Regularization(keep=jnp.asarray(problem.keep, jnp.float32))
+        self.state = training.start(plan, params, self.data, jax.random.key(1), regularisation=strengths)
         began = time.perf_counter()
         epoch = jax.jit(partial(training.epoch, plan), donate_argnums=0)
         with gradient_by(gradient):

@@ -59,20 +59,26 @@ def digits(pictures: Pictures, networks: int, steps: int) -> dict[str, Callable[
     return {"ours": lambda: at_once, "fit, one by one": lambda: each}
 
 
-def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
-    """The cells of this section; their seconds are for one step of one network."""
+def xor_cells(size: Size, rounds: int) -> Iterator[Cell]:
+    """XOR by so many networks at once, beside PyTorch; the seconds are for one step of one network."""
     for members in size.members:
         makers: dict[str, Callable[[], Call]] = {"ours": lambda members=members: xor_sweep(members, size.steps)}
         makers["torch, one by one"] = lambda: torch_xor(*size.timed)
         counts = {"ours": members * size.steps, "torch, one by one": size.timed[0] * size.timed[1]}
-        yield _per_step(f"{members:,} networks 2-3-1 for XOR", makers, counts, rounds, ("ours",))
+        yield per_step(f"{members:,} networks 2-3-1 for XOR", makers, counts, rounds, ("ours",))
+
+
+def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
+    """The cells of this section."""
+    yield from xor_cells(size, rounds)
     networks, steps = size.digits
     makers = digits(pictures, networks, steps)
-    yield _per_step(f"{networks} networks 784-64-10, batch 128", makers,
-                    dict.fromkeys(makers, networks * steps * 2), rounds, tuple(makers))  # fmt: skip
+    yield per_step(f"{networks} networks 784-64-10, batch 128", makers,
+                   dict.fromkeys(makers, networks * steps * 2), rounds, tuple(makers))  # fmt: skip
 
 
-def _per_step(name: str, makers: dict, counts: dict[str, int], rounds: int, own: tuple[str, ...]) -> Cell:
+def per_step(name: str, makers: dict, counts: dict[str, int], rounds: int, own: tuple[str, ...]) -> Cell:
+    """A cell whose seconds are for one step of one network; a call takes as many as `counts` has."""
     calls, ready, absent = make_contestants(makers, own)
     seconds = {peer: times / counts[peer] for peer, times in time_in_turns(calls, rounds).items()}
     return Cell("populations", name, seconds, own, absent, {"network_steps": counts, "ready_seconds": ready})

@@ -31,6 +31,7 @@ class Problem:
     Y: np.ndarray  # (m,) int32
     batch_size: int
     rate: float = 0.01
+    keep: float | None = None  # dropout: the probability of keeping an input or a hidden unit
 
     @cached_property
     def on_device(self) -> tuple[jax.Array, jax.Array, jax.Array]:

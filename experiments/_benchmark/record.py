@@ -13,7 +13,8 @@ from experiments._benchmark.limit import MEMORY, measure_copy_speed
 from experiments._benchmark.timing import Cell, cores
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "equinox", "flax", "torch", "scikit-learn", "backpack-for-pytorch",
-            "opacus", "kfac-jax", "curvlinops-for-pytorch")  # fmt: skip
+            "opacus", "kfac-jax", "curvlinops-for-pytorch", "jax-privacy", "laplace-torch", "kronfluence",
+            "neural-tangents")  # fmt: skip
 
 
 def processor() -> str:

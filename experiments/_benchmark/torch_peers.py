@@ -14,10 +14,11 @@ from experiments._benchmark.timing import Call, cores
 torch.set_num_threads(cores())
 
 
-def network(weights: Any, activation: type = nn.ReLU) -> nn.Sequential:
-    """A network with our weights; its outputs are scores."""
+def network(weights: Any, activation: type = nn.ReLU, keep: float | None = None) -> nn.Sequential:
+    """A network with our weights; its outputs are scores. Before each layer is dropout where `keep` is given."""
     layers: list[nn.Module] = []
     for W, b in weights:
+        layers += [] if keep is None else [nn.Dropout(1 - keep)]
         linear = nn.Linear(W.shape[1], W.shape[0])
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(np.array(W)))
@@ -29,10 +30,10 @@ def network(weights: Any, activation: type = nn.ReLU) -> nn.Sequential:
 class Loop:
     """An epoch: a permutation, then for each batch index_select, zero_grad, the loss, backward, step."""
 
-    def __init__(self, problem: Problem, compiled: bool = False) -> None:
-        self.X, self.Y = torch.from_numpy(problem.X), torch.from_numpy(problem.Y).long()
-        self.batch_size = problem.batch_size
-        self.network = network(problem.weights)
+    def __init__(self, problem: Problem, compiled: bool = False, device: str = "cpu") -> None:
+        self.X, self.Y = torch.from_numpy(problem.X).to(device), torch.from_numpy(problem.Y).long().to(device)
+        self.batch_size, self.device = problem.batch_size, device
+        self.network = network(problem.weights, keep=problem.keep).to(device)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=problem.rate)
         self.loss: Any = nn.CrossEntropyLoss()
         self.model: Any = self.network
@@ -41,18 +42,20 @@ class Loop:
             self.model = torch.compile(self.network)
 
     def __call__(self) -> None:
-        order = torch.randperm(len(self.X))
+        order = torch.randperm(len(self.X), device=self.device)
         for first in range(0, len(self.X), self.batch_size):
             index = order[first : first + self.batch_size]
             X, Y = self.X.index_select(0, index), self.Y.index_select(0, index)
             self.optimizer.zero_grad()
             self.loss(self.model(X), Y).backward()
             self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def weights(self) -> list[tuple[Any, Any]]:
         """`(W, b)` of each layer."""
         linear = [layer for layer in self.network if isinstance(layer, nn.Linear)]
-        return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in linear]
+        return [(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()) for layer in linear]
 
 
 def compile_loop(problem: Problem) -> Loop:

@@ -21,11 +21,8 @@ class Curvlinops(Loop):
             warnings.simplefilter("ignore")  # its imports use what PyTorch deprecates
             import curvlinops
 
-        super().__init__(problem)
+        super().__init__(problem, device="cuda" if jax.default_backend() == "gpu" else "cpu")  # where ours runs
         self.curvlinops = curvlinops
-        self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"  # where ours runs
-        self.network.to(self.device)
-        self.X, self.Y = self.X.to(self.device), self.Y.to(self.device)
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=RATE, momentum=MOMENTUM)
         self.steps = 0

@@ -1,0 +1,34 @@
+"""PyTorch's usual loop on the chip that ours runs on, with its products rounded or not."""
+# pyright: reportMissingImports=false
+
+import jax
+import torch
+
+from experiments._benchmark.problem import Problem
+from experiments._benchmark.torch_peers import Loop
+
+PRECISION = {None: "highest", "tensorfloat32": "high", "bfloat16": "highest"}  # PyTorch's names
+
+
+class Accelerated(Loop):
+    """An epoch; the pictures are in the chip's memory. bfloat16 is by `torch.autocast`, its usual way."""
+
+    def __init__(self, problem: Problem) -> None:
+        backend = jax.default_backend()
+        if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+            raise RuntimeError(f"this PyTorch finds no {backend.upper()}")
+        super().__init__(problem, device="cuda" if backend == "gpu" else "cpu")
+        products, eager = problem.net.products, self.network
+        self.precision = PRECISION[products]
+
+        def forward(X: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device, torch.bfloat16, enabled=products == "bfloat16"):
+                scores = eager(X)
+            return scores.float()
+
+        self.model = forward
+
+    def __call__(self) -> None:
+        torch.set_float32_matmul_precision(self.precision)
+        super().__call__()
+        torch.set_float32_matmul_precision("highest")  # for the next contestant
