@@ -1,4 +1,4 @@
-"""Write the API reference with pdoc: pages of HTML in the folder `site`. A warning is an error.
+"""Write the API reference with pdoc, and the tour with nbconvert: HTML in the folder `site`. A warning is an error.
 
     python3 -m pip install -e ".[docs]" && python3 .ci/reference.py
 
@@ -21,10 +21,12 @@ from pathlib import Path
 import pdoc
 import pdoc.doc
 import pdoc.render
+from nbconvert import HTMLExporter
 
-SITE = Path(__file__).parents[1] / "site"
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "site"
 PACKAGES = ("jaxmlp", "jaxmlp.data", "jaxmlp.training")
-MODULES = ("jaxmlp.metrics", "jaxmlp.plotting", "jaxmlp.rules")
+MODULES = ("jaxmlp.loggers", "jaxmlp.metrics", "jaxmlp.plotting", "jaxmlp.rules")
 TYPE = re.compile(r"(?<![.\w])[A-Z][a-z]*[A-Z]?\w*(?![.\w])")  # Params, MLP
 
 
@@ -153,6 +155,13 @@ def write_page(page: pdoc.doc.Module, types: Types) -> None:
         page.docstring += "\n\nTypes in the signatures:\n\n" + "\n".join(rows)
 
 
+def write_tour() -> None:
+    """The stored tour as a page. Its links lead to files of the repository, which the site does not have: words stay."""
+    page, _ = HTMLExporter(embed_images=True, exclude_anchor_links=True).from_filename(ROOT / "experiments/tour.ipynb")
+    page = re.sub(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', r"\1", page)
+    (SITE / "tour.html").write_text(page)
+
+
 def main() -> None:
     warnings.simplefilter("error")
     for name in PACKAGES:
@@ -160,6 +169,7 @@ def main() -> None:
         package.__all__ = list_names(package)  # pdoc leaves out imported names where there is no `__all__`
     jaxmlp = importlib.import_module("jaxmlp")
     jaxmlp.__all__.append("training")
+    jaxmlp.__doc__ += "\n\nNew here? [The tour](tour.html) shows the library in 12 steps."
     pages = [pdoc.doc.Module.from_name(name) for name in (*MODULES, *reversed(PACKAGES))]
     classes = {doc.name: doc.fullname for page in pages for doc in page.own_members if isinstance(doc, pdoc.doc.Class)}
     for page in pages:
@@ -167,6 +177,7 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     pdoc.render.configure(docformat="google", footer_text=f"jaxmlp {jaxmlp.__version__}")
     pdoc.pdoc("jaxmlp", output_directory=SITE)
+    write_tour()
     print(f"{SITE.name}: {len(list(SITE.rglob('*.html')))} pages")
 
 

@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from jaxmlp import data as data
+from jaxmlp import loggers as loggers
 from jaxmlp import metrics as metrics
 from jaxmlp import plotting as plotting
 from jaxmlp import rules as rules

@@ -27,7 +27,7 @@ from jaxmlp.circuit_custom import CUSTOM, Call
 from jaxmlp.circuit_drawing import draw_circuit
 from jaxmlp.circuit_gates import Row
 from jaxmlp.circuit_wires import Wire, multiply_back, select_upstream
-from jaxmlp.tables import align_columns, format_array
+from jaxmlp.tables import align_columns, align_html, format_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,6 +91,9 @@ def _run(equation, given: list[Wire], made: list[Wire]) -> list[Wire]:
     return found
 
 
+SIDES = "<<<><>"  # of the columns of a circuit's table
+
+
 @dataclass(frozen=True, repr=False)
 class Circuit:
     """The result of `circuit`; it prints as a table with a row for each wire."""
@@ -113,12 +116,18 @@ class Circuit:
         )
 
     def __str__(self) -> str:
+        return "\n".join(line.rstrip() for line in align_columns(self._cells(), SIDES))
+
+    def _repr_html_(self) -> str:
+        return align_html(self._cells(), SIDES)
+
+    def _cells(self) -> list[tuple[str, ...]]:
         cells = [("wire", "gate", "inputs", "value", "local gradients", "upstream gradient")]
         for row in self.rows:
             local = "" if all(l is None for l in row.local) else ", ".join(map(format_array, row.local))
             upstream = "" if row.upstream is None else format_array(row.upstream)
             cells.append((row.wire, row.gate, ", ".join(row.inputs), format_array(row.value), local, upstream))
-        return "\n".join(line.rstrip() for line in align_columns(cells, "<<<><>"))
+        return cells
 
     def draw(self) -> Figure:
         """A picture of the circuit from left to right: each wire's value above it, its gradient below."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmlp.tables import align_columns
+from jaxmlp.tables import align_columns, align_html
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ ROUTES = {  # that a report says are alone
 }
 
 
+SIDES = "<<>><<>>"  # of a report's columns
+
+
 @dataclass(frozen=True, repr=False)
 class Report:
     """The result of `check_gradients`; it prints as a table with a line for each comparison."""
@@ -107,13 +110,24 @@ class Report:
         return f"Report({'passed' if self.passed else 'FAILED'}, {len(self.rows)} rows, worst {error} at {at})"
 
     def __str__(self) -> str:
+        table = align_columns(self._cells(), SIDES, widths=(9, 13, 9, 9, 8, 13, 15, 15), gap="")
+        return "\n".join(table + self._lines())
+
+    def _repr_html_(self) -> str:
+        return align_html(self._cells(), SIDES, self._lines())
+
+    def _cells(self) -> list[tuple[str, ...]]:
         cells = [("array", "against", "error", "at most", "", "worst entry", "by hand", "expected")]
         for row in self.rows:
             cells.append(
                 (row.name, row.route, f"{row.error:.1e}", f"{row.tolerance:.0e}", "  ok" if row.passed else "  WRONG",
                  f"[{','.join(map(str, row.entry))}]", f"{row.got:.7g}", f"{row.expected:.7g}")
             )  # fmt: skip
-        lines = align_columns(cells, "<<>><<>>", widths=(9, 13, 9, 9, 8, 13, 15, 15), gap="")
+        return cells
+
+    def _lines(self) -> list[str]:
+        """What is below the table."""
+        lines = []
         for row in self.rows:
             if row.straddling:
                 some = ", ".join(str(list(entry)) for entry in row.straddling[:4])
@@ -129,4 +143,4 @@ class Report:
         lines += [f"autodiff is alone: {sentence}" for sentence in self.autodiff_alone]
         lines += [f"looks like: {sentence}" for sentence in self.looks_like]
         lines.append("passed" if self.passed else f"FAILED, worst at {self.worst.name}{list(self.worst.entry)}")
-        return "\n".join(lines)
+        return lines

@@ -1,10 +1,13 @@
-"""Tables of plain text: rows of cells in columns that line up, and the form of a number in a cell."""
+"""Tables as text and, for a notebook, as HTML: rows of cells in columns that line up, and the form of a number."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+NO_MATH = "tex2jax_ignore mathjax_ignore"  # a $ in a name is no formula
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -23,8 +26,20 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
              0    0.25
             12  0.3333
     """
+    return align_columns(list_cells(rows))
+
+
+def list_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The names of the columns, then the cells of each row; without columns that have no text.
+
+    Args:
+        rows: at least one row; each maps the same names to its values.
+    Example:
+        >>> jm.tables.list_cells([{"member": 0, "cost": 1 / 3, "end": ""}])
+        [['member', 'cost'], ['0', '0.3333']]
+    """
     names = [name for name in rows[0] if any(str(row[name]) for row in rows)]
-    return align_columns([names] + [[format_value(name, row[name]) for name in names] for row in rows])
+    return [names] + [[format_value(name, row[name]) for name in names] for row in rows]
 
 
 def make_table(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:
@@ -36,8 +51,41 @@ def make_table(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:
              0
         and 1 more
     """
-    more = [f"and {len(rows) - most:,} more"] if most is not None and len(rows) > most else []
-    return "\n".join(format_table(rows[:most]) + more)
+    return "\n".join(format_table(rows[:most]) + count_more(len(rows), most))
+
+
+def make_html(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:
+    """The same table for a notebook.
+
+    Example:
+        >>> jm.tables.make_html([{"member": 0}, {"member": 1}], most=1).count("<tr>")
+        2
+    """
+    return align_html(list_cells(rows[:most]), lines=count_more(len(rows), most))
+
+
+def count_more(rows: int, most: int | None) -> list[str]:
+    """The line below the first `most` of so many rows; none where these are all.
+
+    Example:
+        >>> jm.tables.count_more(2_000, 20), jm.tables.count_more(2, 20)
+        (['and 1,980 more'], [])
+    """
+    return [f"and {rows - most:,} more"] if most is not None and rows > most else []
+
+
+def list_epochs(history: Mapping[str, np.ndarray], best: int | None, most: int = 5) -> list[dict[str, Any]]:
+    """A row for each of the last `most` epochs of a history, and for the best one. Columns by layer are left out.
+
+    Example:
+        >>> [row["epoch"] for row in jm.tables.list_epochs({"epoch": np.arange(1, 9)}, best=2)]
+        [2, 4, 5, 6, 7, 8]
+    """
+    columns = {name: column for name, column in history.items() if np.ndim(column) == 1}
+    n = len(next(iter(columns.values()), ()))
+    shown = sorted({*range(max(n - most, 0), n), *([best - 1] if best else [])})
+    return [{**{name: column[i] for name, column in columns.items()}, "": "best" if best == i + 1 else ""}
+            for i in shown]  # fmt: skip
 
 
 def align_columns(
@@ -57,6 +105,25 @@ def align_columns(
     widths = widths or [max(map(len, column)) for column in zip(*cells, strict=True)]
     forms = list(zip(sides or ">" * len(widths), widths, strict=True))
     return [gap.join(f"{cell:{side}{n}}" for cell, (side, n) in zip(row, forms, strict=True)) for row in cells]
+
+
+def align_html(cells: Sequence[Sequence[str]], sides: str = "", lines: Sequence[str] = ()) -> str:
+    """The same for a notebook: HTML, and lines of text below the table. The first row has the names of the columns.
+
+    Args:
+        cells, sides: those of `align_columns`.
+        lines: below the table.
+    Example:
+        >>> jm.tables.align_html([["<cost"], ["1"]], lines=["and 1 more"])
+        '<table ...><tr><th ...>&lt;cost</th></tr><tr><td ...>1</td></tr></table><div ...>and 1 more</div>'
+    """
+    forms = ["left" if side == "<" else "right" for side in sides or ">" * len(cells[0])]
+    parts = [f'<table class="{NO_MATH}">']
+    for kind, row in zip(["th"] + ["td"] * (len(cells) - 1), cells, strict=True):
+        each = zip(row, forms, strict=True)
+        parts += ["<tr>", *(f'<{kind} style="text-align: {at}">{escape(cell)}</{kind}>' for cell, at in each), "</tr>"]
+    below = [f'<div class="{NO_MATH}">{escape(line)}</div>' for line in lines]
+    return "".join([*parts, "</table>", *below])
 
 
 def format_value(name: str, value: Any) -> str:

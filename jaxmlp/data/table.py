@@ -7,8 +7,10 @@ from typing import Literal
 import numpy as np
 
 from jaxmlp import validate
+from jaxmlp.tables import align_html, count_more, format_value
 
 Kind = Literal["number", "yes_no", "category"] | Sequence[str] | None
+SHOWN = 10  # rows in a notebook
 EXACT = 2.0**53  # float64 holds every whole number up to here, and none but whole ones above
 
 
@@ -21,6 +23,15 @@ class Table:
     kinds: dict[str, Kind] = field(default_factory=dict)  # for `read_csv` of another file: categories by their names
     path: str = ""
     lines: Sequence[int] = ()  # for each row its first line in the file
+
+    def _repr_html_(self) -> str:
+        """The first rows for a notebook, with the names of categories."""
+        shown = []
+        for name, column in self.columns.items():
+            names, values = self.categories.get(name), column[:SHOWN]
+            shown.append([format_value("", value) if names is None else names[value] for value in values])
+        m = max(map(len, self.columns.values()), default=0)
+        return align_html([list(self.columns), *zip(*shown, strict=True)], lines=count_more(m, SHOWN))
 
     def matrix(self, names: Sequence[str], dtype: type = np.float32) -> np.ndarray:
         """The columns `names` side by side `(m, n)`, in float32 or, on request, in float64.

@@ -15,8 +15,8 @@ from jaxmlp.training._search import search as search
 from jaxmlp.training._sweep import sweep as sweep
 from jaxmlp.training.cross_validation import CrossValidation as CrossValidation
 from jaxmlp.training.cross_validation import cross_validate as cross_validate
+from jaxmlp.training.divergence import DivergedError as DivergedError
 from jaxmlp.training.regularization import Regularization as Regularization
-from jaxmlp.training.result import DivergedError as DivergedError
 from jaxmlp.training.result import Result as Result
 from jaxmlp.training.result import SweepResult as SweepResult
 from jaxmlp.training.state import Data as Data

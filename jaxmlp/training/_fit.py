@@ -24,8 +24,9 @@ from jaxmlp.rules import Rule
 from jaxmlp.training import checkpoint, hint, probe, processes, reporting, sampling, settings, sharding, stream
 from jaxmlp.training._epoch import COLUMNS, Metrics, begin, epoch
 from jaxmlp.training.checkpoint import Checkpoints, Columns
+from jaxmlp.training.divergence import raise_if_lost
 from jaxmlp.training.examples import ClassWeights, Reading, check_augment, read_data, read_validation
-from jaxmlp.training.result import Result, make_result, raise_if_lost
+from jaxmlp.training.result import Result, make_result
 from jaxmlp.training.state import Augment, Data, Optimizer, Plan, Readout, Run, Sampling, TrainState
 from jaxmlp.validate import Given, Preprocess
 

@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from jaxmlp import penalties, search_space, validate
 from jaxmlp.network import MLP, init
-from jaxmlp.tables import make_table
+from jaxmlp.tables import make_html, make_table
 from jaxmlp.training._fit import fit
 from jaxmlp.training._sweep import form_groups, sweep
 from jaxmlp.training.examples import Axis
@@ -59,12 +59,15 @@ class SearchResult:
         """The trials, the best first: more epochs come first, then a lower score."""
         return np.lexsort((self.scores, -self.epochs))
 
-    def table(self, most: int | None = None) -> str:
-        """The first `most` trials, in `order`, in columns."""
-        rows: list[dict[str, Any]] = [
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each trial, in `order`: its settings, its epochs, its score."""
+        return [
             {"trial": int(i), **self.trials[i], "epochs": self.epochs[i], "score": self.scores[i]} for i in self.order()
         ]
-        return make_table(rows, most)
+
+    def table(self, most: int | None = None) -> str:
+        """The first `most` of `rows` in columns."""
+        return make_table(self.rows(), most)
 
     def __repr__(self) -> str:
         """One line; the table is `str(found)`."""
@@ -73,6 +76,9 @@ class SearchResult:
 
     def __str__(self) -> str:
         return self.table(SHOWN)
+
+    def _repr_html_(self) -> str:
+        return make_html(self.rows(), SHOWN)
 
 
 def search(

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from jaxmlp import validate
 from jaxmlp.data import folds as draw_folds
 from jaxmlp.network import MLP
-from jaxmlp.tables import make_table
+from jaxmlp.tables import make_html, make_table
 from jaxmlp.training._sweep import sweep
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Optimizer
@@ -63,6 +63,9 @@ class CrossValidation:
 
     def __str__(self) -> str:
         return make_table(self.rows(), None)
+
+    def _repr_html_(self) -> str:
+        return make_html(self.rows(), None)
 
 
 def cross_validate(

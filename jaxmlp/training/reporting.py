@@ -1,4 +1,4 @@
-"""Reports while training runs: a bar on a terminal, one plain line an epoch elsewhere, JSON lines in a file."""
+"""Reports while training runs: a bar on a terminal and in a notebook, else a plain line an epoch; JSON lines in a file."""
 
 import inspect
 import json
@@ -31,10 +31,16 @@ def check_outputs(callback: Any, log: Any, checkpoints: Any) -> None:
         if path.is_dir():
             raise ValueError(f"log is {str(log)!r}, a folder, expected a file's name")
     if checkpoints is not None:
-        path = paths.check(checkpoints, "checkpoints")
-        _check_writable(path, path, "checkpoints")
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"checkpoints is {str(checkpoints)!r}, a file, expected a folder")
+        check_folder(checkpoints, "checkpoints")
+
+
+def check_folder(given: Any, argument: str) -> Path:
+    """`given` as the path of a folder that is there, or can be made, and can be written."""
+    path = paths.check(given, argument)
+    _check_writable(path, path, argument)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{argument} is {str(given)!r}, a file, expected a folder")
+    return path
 
 
 def _check_writable(path: Path, folder: Path, argument: str) -> None:
@@ -84,11 +90,15 @@ def _format(name: str, value: float) -> str:
 
 @contextmanager
 def show(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report]:
-    """Yields the function to call after each of `total` epochs, `done` of them done. It writes to standard error."""
+    """Yields the function to call after each of `total` epochs, `done` of them done.
+
+    It writes to standard error; in a notebook's cell its bar is one output, which changes.
+    """
+    file = None if not enabled else sys.stderr if sys.stderr.isatty() else _find_cell()
     if not enabled:
         yield lambda epoch, metrics: None
-    elif sys.stderr.isatty():
-        with tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True) as bar:
+    elif file is not None:
+        with tqdm(total=total, initial=done, unit=unit, dynamic_ncols=True, file=file) as bar:
 
             def update(epoch: int, metrics: dict[str, float]) -> None:
                 bar.set_postfix_str(format_line({k: v for k, v in metrics.items() if k != "seconds"}), refresh=False)
@@ -98,6 +108,36 @@ def show(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report
     else:
         width = len(str(total))
         yield lambda epoch, metrics: print(f"{unit} {epoch:>{width}}/{total}  {format_line(metrics)}", file=sys.stderr)
+
+
+class _Cell:
+    """A file for the bar in a notebook: one output, as which every write shows the bar anew.
+
+    Carriage returns on standard error would leave all states of the bar in the stored notebook, and a widget none.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, display: Callable[..., Any]):
+        self.show, self.handle = display, None
+
+    def write(self, text: str) -> None:
+        if text.startswith("\r"):  # not the ends of lines
+            line = {"text/plain": text[1:].rstrip()}
+            if self.handle is None:
+                self.handle = self.show(line, raw=True, display_id=True)
+            else:
+                self.handle.update(line, raw=True)
+
+    def flush(self) -> None:
+        """The kernel sends an output at once."""
+
+
+def _find_cell() -> _Cell | None:
+    """Where this process runs a notebook's cells; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return _Cell(ipython.display.display) if getattr(shell, "kernel", None) is not None else None
 
 
 @contextmanager

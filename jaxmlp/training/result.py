@@ -1,4 +1,4 @@
-"""The results of `fit` and `sweep`, and the error of a run that diverged."""
+"""The results of `fit` and `sweep`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxmlp.checked_files import FilePath
 from jaxmlp.losses import Loss
 from jaxmlp.network import MLP, Params
 from jaxmlp.pickling import WithFunctions
-from jaxmlp.tables import format_value, make_table
+from jaxmlp.tables import format_value, list_epochs, make_html, make_table
 from jaxmlp.training import ensembles, population_file, selection
 from jaxmlp.training.ensembles import Disagreement, Members
 from jaxmlp.training.selection import Ensemble
@@ -21,7 +21,7 @@ from jaxmlp.validate import Given, Preprocess
 
 History = dict[str, np.ndarray]
 
-SHOWN = 20  # rows of a table when it is printed
+SHOWN = 20  # rows of a table that is printed or shown
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,44 +42,10 @@ class Result:
         stopped = ", stopped early" if self.stopped_early else ""
         return f"Result({', '.join(shown)}, best_epoch={self.best_epoch}{stopped})"
 
-
-class DivergedError(RuntimeError):
-    """Training has no result: the cost is not finite or 1,000 times the first one, or no validation score is finite.
-
-    `epoch` is the epoch in which it happened (1 is the first). `result` holds the history up to it and the last good
-    weights.
-    """
-
-    def __init__(self, message: str, epoch: int, result: Result):
-        super().__init__(f"{message}. error.result has the last good weights and the history")
-        self.message = message
-        self.epoch = epoch
-        self.result = result
-
-    def __reduce__(self):
-        """What a copy is made of; a worker's error reaches its pool so."""
-        return DivergedError, (self.message, self.epoch, self.result)
-
-
-def raise_if_lost(state: TrainState, result: Result) -> None:
-    """Raises DivergedError for a run that diverged, or whose validation scores were never finite."""
-    history = result.history
-    if bool(state.diverged):
-        first = float(state.first_cost)
-        hint = "a smaller learning rate may help" if np.isfinite(first) else "no cost of these inputs is finite"
-        raise DivergedError(
-            f"training diverged in epoch {int(state.epoch) + 1}: cost {history['cost'][-1]:g}, at the start {first:g}; "
-            f"{hint}",
-            int(state.epoch) + 1,
-            result,
-        )
-    if result.best_epoch == 0 and int(state.epoch) > 0:
-        raise DivergedError(
-            f"validation has no finite score in any of {int(state.epoch)} epochs: its cost is "
-            f"{history['validation_cost'][-1]:g}; expected examples that the network gives a finite cost",
-            int(state.epoch),
-            result,
-        )
+    def _repr_html_(self) -> str | None:
+        """The last epochs and the best one; None leaves it to the text."""
+        rows = list_epochs(self.history, self.best_epoch)
+        return make_html(rows, None) if rows else None
 
 
 def make_result(state: TrainState, history: History) -> Result:
@@ -297,3 +263,6 @@ class SweepResult(WithFunctions):
 
     def __str__(self) -> str:
         return self.table(SHOWN)
+
+    def _repr_html_(self) -> str:
+        return make_html(self.rows(), SHOWN)
