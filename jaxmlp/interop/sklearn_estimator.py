@@ -97,7 +97,7 @@ class BaseMLP(BaseEstimator):
         smoothing = self.label_smoothing or None
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
         self.coefs_, self.intercepts_, self.loss_, self.n_iter_ = lbfgs.minimize(
-            self._network(), self.coefs_, self.intercepts_, Examples(X, Y, weights), self.alpha, self._share, smoothing,
+            self._network(), self.coefs_, self.intercepts_, Examples(X, Y, weights), float(self.alpha), self._share, smoothing,
             options,
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ class BaseMLP(BaseEstimator):
         )  # pyright: ignore
         params = networks.to_params(self.coefs_, self.intercepts_, X.dtype)
         return Training(net, self._optimizer, Penalized(make, self._share), params, Data(X, Y, weights), regularization,
-                        min(batch_size, len(X)), self.alpha)  # pyright: ignore # fmt: skip
+                        min(int(batch_size), len(X)), float(self.alpha))  # pyright: ignore # fmt: skip
 
     def _hold_out(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> tuple[tuple, tuple]:
         """scikit-learn's split for `early_stopping`: the training examples, and the others."""

@@ -24,7 +24,7 @@ SMALLEST_RATE = 1e-6  # of the adaptive schedule
 def choose_solver(estimator: Any, net: MLP) -> tuple[Any, dict[str, float]]:
     """The optimizer, or a factory of it and the numbers that it takes."""
     solver = estimator.solver
-    rate = {"learning_rate": estimator.learning_rate_init}
+    rate = {"learning_rate": float(estimator.learning_rate_init)}
     if isinstance(solver, optax.GradientTransformation):
         if estimator.learning_rate != "constant":
             raise ValueError(
@@ -33,11 +33,11 @@ def choose_solver(estimator: Any, net: MLP) -> tuple[Any, dict[str, float]]:
             )
         return solver, {}
     if solver == "sgd":
-        return Sgd(bool(estimator.nesterovs_momentum)), rate | {"momentum": estimator.momentum}
+        return Sgd(bool(estimator.nesterovs_momentum)), rate | {"momentum": float(estimator.momentum)}
     if solver == "adam":
-        return adam, rate | {name: getattr(estimator, name) for name in ("beta_1", "beta_2", "epsilon")}
+        return adam, rate | {name: float(getattr(estimator, name)) for name in ("beta_1", "beta_2", "epsilon")}
     if solver == "kfac":
-        return Kfac(net), rate | {"momentum": estimator.momentum}
+        return Kfac(net), rate | {"momentum": float(estimator.momentum)}
     takes = inspect.signature(solver).parameters.values()
     takes_rate = any(p.name == "learning_rate" or p.kind is p.VAR_KEYWORD for p in takes)
     return (solver, rate) if takes_rate else (Constant(solver), {})
