@@ -40,7 +40,7 @@ class BaseMLP(BaseEstimator):
     def params_(self) -> Params:
         """The weights as jaxmlp takes them, made of `coefs_` and `intercepts_`."""
         check_is_fitted(self)
-        return jax.tree.map(jax.numpy.asarray, networks.to_params(self.coefs_, self.intercepts_))
+        return jax.device_put(networks.to_params(self.coefs_, self.intercepts_))
 
     def _network(self) -> MLP:
         sizes = (self.coefs_[0].shape[0], *(len(b) for b in self.intercepts_))

@@ -33,7 +33,7 @@ def minimize(
     """
     start = np.hstack([array.ravel() for array in [*coefs, *intercepts]]).astype(np.float64)
     with jax.enable_x64(True):
-        numbers = jax.tree.map(lambda x: jnp.asarray(x) if np.ndim(x) else np.float64(x), (examples, alpha, share, smoothing))
+        numbers = jax.device_put((examples, *map(np.float64, (alpha, share)), smoothing and np.float64(smoothing)))
 
         def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = _value_and_grad(net, theta, *numbers)

@@ -90,8 +90,8 @@ class Training:
         m, dtype = len(data.X), params[0].W.dtype
         self.memory, self.m, self.alpha, self.dtype = memory, m, alpha, dtype
         self.plan = Plan(net, optimizer, batch_size=batch_size, steps=math.ceil(m / batch_size))
-        # JAX may share an array's memory: nobody writes to it while the fit runs.
-        self.data: Data = jax.tree.map(jnp.asarray, data)
+        # jnp.asarray would compile a program for each shape; JAX may share the memory, to which a fit does not write.
+        self.data: Data = jax.device_put(data)
         opt_state = self._restore(optimizer, net, params)
         self.state = _start(self.plan, params, opt_state, self._hyper(), regularization, memory)
 
