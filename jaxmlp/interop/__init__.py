@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     try:
         from jaxmlp.interop import estimators
     except ModuleNotFoundError as error:
-        if error.name != "sklearn":
+        if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise ImportError("scikit-learn is not installed: python3 -m pip install 'jaxmlp[sklearn]'") from None
     return getattr(estimators, name)

@@ -43,6 +43,16 @@ def choose_solver(estimator: Any, net: MLP) -> tuple[Any, dict[str, float]]:
     return (solver, rate) if takes_rate else (Constant(solver), {})
 
 
+def _check_solver(net: MLP, solver: Any, numbers: dict[str, Any], params: Params) -> None:
+    """Refuses a solver that is no optax transformation, or fails on these parameters."""
+    try:
+        optimizers.check_factory(solver, numbers)
+        make = lambda **own: solver if isinstance(solver, optax.GradientTransformation) else solver(**own)
+        optimizers.check(net, make, numbers, params)
+    except ValueError as error:
+        raise ValueError(f"solver: {error}") from None
+
+
 class Memory:
     """What an estimator keeps between calls of `partial_fit`: the optimizer's numbers and state, as NumPy's arrays."""
 
@@ -125,7 +135,8 @@ class Training:
         """The optimizer's state: the memory's, or that before the first step."""
         hyper = self._hyper()
         if self.memory.leaves is None and optimizer.make is not adam and not isinstance(optimizer.make, Sgd):
-            optimizers.check(net, optimizer, hyper, params)
+            own = {name: hyper[name] for name in self.memory.numbers}
+            _check_solver(net, optimizer.make, own, params)
         fresh = optimizer(**hyper).init(params)
         if self.memory.leaves is None:
             return fresh
