@@ -12,6 +12,7 @@ import jax
 import pytest
 
 MODULE = "sklearn.neural_network.tests.test_mlp"
+OPTIONS = ("-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-o", "filterwarnings=")
 EXCEPTIONS: dict[str, str] = {}
 
 
@@ -36,8 +37,7 @@ class Replaced:
 def main(arguments):
     """The exit status of pytest."""
     jax.config.update("jax_enable_x64", True)
-    options = ["--pyargs", MODULE, "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-o", "filterwarnings="]
-    return pytest.main([*options, *arguments], plugins=[Replaced()])
+    return pytest.main(["--pyargs", MODULE, *OPTIONS, *arguments], plugins=[Replaced()])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ import subprocess
 import sys
 import warnings
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -15,7 +13,6 @@ import scipy.sparse
 import sklearn
 import sklearn.neural_network
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -218,7 +215,9 @@ def test_an_interrupted_fit_keeps_what_it_has_learned(monkeypatch):
     from jaxmlp.interop.sklearn_training import Training
 
     run = Training.run
-    monkeypatch.setattr(Training, "run", lambda self, order: interrupt() if self.memory.epochs == 2 else run(self, order))
+    monkeypatch.setattr(
+        Training, "run", lambda self, order: interrupt() if self.memory.epochs == 2 else run(self, order)
+    )
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         fitted = MLPClassifier(**SMALL, max_iter=5).fit(X, CLASSES)
     assert fitted.n_iter_ == 2
@@ -231,7 +230,7 @@ def interrupt():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"alpha": -1}, r"The 'alpha' parameter of MLPClassifier must be a float in the range \[0.0, inf\). Got -1 instead"),
+    ({"alpha": -1}, r"The 'alpha' parameter of MLPClassifier must be a float in the range \[0.0, inf\). Got -1"),
     ({"activation": "rleu"}, "The 'activation' parameter of MLPClassifier must be a str among"),
     ({"solver": 3}, "The 'solver' parameter"),
     ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be > 0"),

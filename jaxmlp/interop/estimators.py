@@ -29,8 +29,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     Args:
         activation: also "sigmoid", "leaky_relu", "elu", "softplus", "gelu", "silu", or an `Activation`.
-        solver: also "kfac", an optax transformation, or a factory such as `optax.lion`, which gets `learning_rate_init`.
-            The schedules of `learning_rate` hold for all but "adam".
+        solver: also "kfac", an optax transformation, or a factory such as `optax.lion`, which takes
+            `learning_rate_init`. The schedules of `learning_rate` hold for all but "adam".
         class_weight: a dict `{label: weight}`, 1 for the others, or "balanced"; it multiplies `sample_weight`.
         dropout: the probability of dropping an entry of the inputs and hidden layers, or one for each of these.
         label_smoothing: the share of each label that is spread over all classes.
@@ -40,9 +40,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         >>> from jaxmlp.interop import MLPClassifier
         >>> classifier = MLPClassifier((8,), solver="sgd", max_iter=200, tol=0.1, random_state=0).fit(X, Y)
         >>> classifier.predict_proba(X).shape
-        (20, 10)
-        >>> classifier.net_
-        MLP(784-8-10, hidden=relu, output=softmax, loss=cross_entropy)
+        (20, 9)
+        >>> classifier.net_  # nine classes are in Y
+        MLP(784-8-9, hidden=relu, output=softmax, loss=cross_entropy)
     """
 
     def __init__(

@@ -97,8 +97,8 @@ class BaseMLP(BaseEstimator):
         smoothing = self.label_smoothing or None
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
         self.coefs_, self.intercepts_, self.loss_, self.n_iter_ = lbfgs.minimize(
-            self._network(), self.coefs_, self.intercepts_, Examples(X, Y, weights), float(self.alpha), self._share, smoothing,
-            options,
+            self._network(), self.coefs_, self.intercepts_, Examples(X, Y, weights), float(self.alpha), self._share,
+            smoothing, options,
         )  # fmt: skip
 
     def _fit_stochastic(
@@ -139,9 +139,7 @@ class BaseMLP(BaseEstimator):
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
         training.remember()
 
-    def _start_training(
-        self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, incremental: bool
-    ) -> Training:
+    def _start_training(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, incremental: bool) -> Training:
         """The examples on the device, and the state to go on from."""
         net = self._network()
         make, numbers = choose_solver(self, net)

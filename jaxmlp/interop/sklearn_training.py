@@ -94,8 +94,8 @@ class Training:
     """
 
     def __init__(
-        self, net: MLP, memory: Memory, optimizer: Penalized, params: Params, data: Data, regularization: Regularization,
-        batch_size: int, alpha: float,
+        self, net: MLP, memory: Memory, optimizer: Penalized, params: Params, data: Data,
+        regularization: Regularization, batch_size: int, alpha: float,
     ):  # fmt: skip
         m, dtype = len(data.X), params[0].W.dtype
         self.memory, self.m, self.alpha, self.dtype = memory, m, alpha, dtype
