@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxmlp import optimizers
-from jaxmlp.interop.sklearn_optimizers import Constant, Kfac, Penalized, Sgd, adam
+from jaxmlp.interop.sklearn_optimizers import Constant, Kfac, Penalized, PenalizedState, Sgd, adam
 from jaxmlp.network import MLP, Params
 from jaxmlp.programs import compiled
 from jaxmlp.training.regularization import Regularization
@@ -148,12 +148,11 @@ def _start(
 ) -> TrainState:
     """The state before the first epoch; nothing in it judges a run, as the estimator does."""
     number, flag = np.zeros((), params[0].W.dtype), np.zeros((), bool)
-    rule_state = plan.rule.start(plan.net, jax.random.key(0))
     return TrainState(
         params=params,
         opt_state=opt_state,
-        rule_state=rule_state,
-        key=jax.random.key(memory.seed),
+        rule_state=(None,) * (plan.net.depth - 1),
+        key=np.asarray(memory.seed, np.uint32),  # a program makes the key of it
         epoch=np.asarray(memory.epochs, np.int32),
         hyper=hyper,
         regularization=regularization,
@@ -170,14 +169,15 @@ def _start(
 @compiled("plan")
 def _run_epoch(plan, state, data, drawn):
     """The state after an epoch, and the sum of the examples' costs."""
+    seed, key = state.key, jax.random.key(state.key)
     if state.regularization.random:
-        keys = jax.random.split(jax.random.fold_in(state.key, state.epoch), plan.steps)
+        keys = jax.random.split(jax.random.fold_in(key, state.epoch), plan.steps)
         drawn = drawn._replace(key=keys)
 
     def batch_of(entry: Drawn) -> Any:
         return gather(plan, data, entry)._replace(count=None)  # a batch descends `sum w g / sum w`
 
     seen, total, inner = state.opt_state
-    state = state._replace(opt_state=type(state.opt_state)(jnp.zeros_like(seen), jnp.zeros_like(total), inner))
-    state, _ = descend(plan, state, drawn, batch_of)
-    return state._replace(epoch=state.epoch + 1), state.opt_state.total
+    opt_state = PenalizedState(jnp.zeros_like(seen), jnp.zeros_like(total), inner)
+    state, _ = descend(plan, state._replace(key=key, opt_state=opt_state), drawn, batch_of)
+    return state._replace(key=seed, epoch=state.epoch + 1), state.opt_state.total
