@@ -1,0 +1,44 @@
+"""Runs scikit-learn's own tests of its multilayer perceptrons with jaxmlp's estimators in their place.
+
+    python3 -m tests.sklearn_own_tests [arguments of pytest]
+
+The tests are those of the installed scikit-learn; nothing is copied. They expect float64, so it is switched on. They
+take about a minute: `test_estimators.py` runs a few of them in the suite. All but those in `EXCEPTIONS` pass.
+"""
+
+import sys
+
+import jax
+import pytest
+
+MODULE = "sklearn.neural_network.tests.test_mlp"
+OPTIONS = ("-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-o", "filterwarnings=")
+EXCEPTIONS: dict[str, str] = {}
+
+
+class Replaced:
+    """A plugin of pytest: puts the estimators into the module, and expects the exceptions to fail."""
+
+    def pytest_collection_modifyitems(self, items):
+        from jaxmlp.interop import MLPClassifier, MLPRegressor
+
+        ours = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+        for item in items:
+            for name, estimator in ours.items():
+                setattr(item.module, name, estimator)
+            parameters = getattr(item, "callspec", None)
+            for key, value in list(parameters.params.items()) if parameters else []:
+                parameters.params[key] = ours.get(getattr(value, "__name__", ""), value)
+            reason = EXCEPTIONS.get(getattr(item, "originalname", item.name))
+            if reason:
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def main(arguments):
+    """The exit status of pytest."""
+    jax.config.update("jax_enable_x64", True)
+    return pytest.main(["--pyargs", MODULE, *OPTIONS, *arguments], plugins=[Replaced()])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
