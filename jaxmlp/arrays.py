@@ -109,4 +109,4 @@ def to_jax(given: Any, name: str) -> jax.Array:
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         return jnp.asarray(given)
     with jax.ensure_compile_time_eval():  # concrete inside a caller's trace, too
-        return jnp.asarray(values)
+        return jax.device_put(values, may_alias=False)  # jnp.asarray compiles a program for each shape

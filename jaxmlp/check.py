@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped
 
@@ -210,4 +209,4 @@ def _name_alone(rows: list[Comparison], expected: Params) -> tuple[Comparison, .
 def _widen(leaf):
     """A leaf with its floats in float64."""
     array = np.asarray(leaf)
-    return jnp.asarray(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)
+    return jax.device_put(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import activations, arrays, losses, validate
@@ -170,4 +169,4 @@ def to_jax(array: np.ndarray, name: str) -> jax.Array:
         raise ValueError(
             f"{name} has dtype {array.dtype}, which JAX has switched off; jax.config.update('jax_enable_x64', True)"
         )
-    return jnp.asarray(array)
+    return jax.device_put(array, may_alias=False)

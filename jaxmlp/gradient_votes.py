@@ -187,4 +187,4 @@ def _tell(name: str, s: Slopes, entries: np.ndarray) -> str:
 def _widen(leaf):
     """A leaf with its floats in float64."""
     array = np.asarray(leaf)
-    return jnp.asarray(array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array)
+    return jax.device_put(array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array)

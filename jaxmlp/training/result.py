@@ -56,7 +56,7 @@ def make_result(state: TrainState, history: History) -> Result:
         last_params=state.params,
         history=history,
         best_epoch=None if best is None else int(best.epoch),
-        stopped_early=bool(state.stopped & ~state.diverged) and (best is None or int(best.epoch) > 0),
+        stopped_early=bool(state.stopped) and not bool(state.diverged) and (best is None or int(best.epoch) > 0),
         state=state,
     )
 
