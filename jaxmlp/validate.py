@@ -4,11 +4,10 @@ Shapes and dtypes are checked always, under a trace too; values only where they 
 `ValueError`.
 """
 
-import difflib
 import math
 import operator
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import arrays
+from jaxmlp.choices import flag as flag
+from jaxmlp.choices import look_up as look_up
+from jaxmlp.choices import one_of as one_of
 from jaxmlp.doors import article, check_network
 
 Given = jax.Array | np.ndarray | np.generic  # public functions take nested lists for an array, too
@@ -35,26 +37,6 @@ class Examples(NamedTuple):
     masks: tuple[jax.Array, ...] | None = None  # (m, n_l) for the inputs and each hidden layer
 
 
-def look_up(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> Any:
-    """`given` itself if it is a `kind`, else the entry of `table` with this name; an error suggests a near name."""
-    if isinstance(given, str):
-        if given in table:
-            return table[given]
-        near = difflib.get_close_matches(given.lower(), table, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, table))}{hint}")
-    if isinstance(given, kind):
-        return given
-    raise ValueError(f"{argument} is {given!r}, expected a name or {article(kind.__name__)}")
-
-
-def one_of(given: str, names: Sequence[str], argument: str) -> str:
-    """`given`, if it is one of `names`."""
-    if not isinstance(given, str):
-        raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, names))}")
-    return look_up(given, {name: name for name in names}, str, argument)
-
-
 def whole(given: Any, argument: str, least: int = 1) -> int:
     """`given` as an int of at least `least`."""
     try:
@@ -71,6 +53,14 @@ def number(given: Any, argument: str, **bounds: Any) -> float:
     if numbers(given, argument, **bounds).ndim:
         raise ValueError(f"{argument} is {given!r}, expected a number")
     return float(given)
+
+
+def scalar(given: Any, argument: str, **bounds: Any) -> jax.Array:
+    """Returns one number, which may be traced, within the bounds of `numbers`."""
+    values = numbers(given, argument, **bounds)
+    if values.ndim:
+        raise ValueError(f"{argument} has shape {values.shape}, expected one number")
+    return values
 
 
 def numbers(

@@ -101,6 +101,7 @@ def test_it_finds_a_curve_that_another_network_made(x64):
     ("call", "match"),
     [
         (lambda: jm.gauss_newton(CURVE, 0), "damping is 0, expected a finite number above 0"),
+        (lambda: jm.gauss_newton(CURVE, [0.1, 0.2]), r"damping has shape \(2,\), expected one number"),
         (lambda: jm.gauss_newton(3), "net is an int, expected an MLP"),
         (lambda: LM.update((), LM.init(jm.init(CURVE, KEYS[0])), jm.init(CURVE, KEYS[0])),
          "gauss_newton's update is called without trace, value, value_fn"),

@@ -262,6 +262,7 @@ def test_what_influence_refuses(key, compilations):
         (call(train, test, "tracin", rates=[0.1, 0.2]), r"rates has shape \(2,\), expected one for each of the 1 par"),
         (call(train, test, size=3), "size is 3, but method is 'ekfac': expected none, or 'projected'"),
         (call(train, test, "kfac", terms=3), "terms is 3, but method is 'kfac': expected none, or 'ekfac'"),
+        (call(train, test, by_layer="no"), "by_layer is 'no', expected True or False"),
         (call(train, test, terms=0), "terms is 0, expected at least 1"),
         (call(train, test, "projected"), "key is None, but method 'projected' with curvature 'gauss_newton' draws"),
         (call(train, test, curvature="fisher"), "key is None, but method 'ekfac' with curvature 'fisher' draws"),

@@ -224,6 +224,10 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_dropout_penalties_and_ragged
     ("call", "match"),
     [
         (lambda: jm.kfac(NET, "fast"), "learning_rate is 'fast', expected a finite number"),
+        (lambda: jm.kfac(NET, -1), "learning_rate is -1, expected a finite number of at least 0"),
+        (lambda: jm.kfac(NET, [0.1, 0.2]), r"learning_rate has shape \(2,\), expected one number"),
+        (lambda: jm.kfac(NET, momentum=1), "momentum is 1, expected a finite number of at least 0 and below 1"),
+        (lambda: jm.kfac(NET, eigenbasis="no"), "eigenbasis is 'no', expected True or False"),
         (lambda: jm.kfac(jm.MLP), "net is the class MLP"),
         (lambda: jm.kfac(NET, damping=0), "damping is 0, expected a finite number above 0"),
         (lambda: jm.kfac(NET, decay=1), "decay is 1, expected a finite number of at least 0 and below 1"),

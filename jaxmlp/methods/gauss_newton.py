@@ -67,7 +67,7 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
         >>> bool(result.history["cost"][-1] < 0.01)
         True
     """
-    damping = validate.numbers(damping, "damping", above=0)
+    damping = validate.scalar(damping, "damping", above=0)
 
     def init(params: Any) -> GaussNewtonState:
         dtype = state_dtype(params)

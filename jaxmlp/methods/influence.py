@@ -108,7 +108,7 @@ def influence(
     factors = _read_rates(rates, method, len(members))
     m, chunk_size = len(training.X), validate.whole(chunk_size, "chunk_size")
     share = np.full(m, 1 / m) if training.weights is None else np.asarray(shares(training.weights), np.float64)
-    lead = (net.depth,) if by_layer else ()
+    lead = (net.depth,) if validate.flag(by_layer, "by_layer") else ()
     scores = np.zeros((*lead, m, len(tests.X)), widen(jnp.zeros((), dtype)).dtype)
     chunk = min(chunk_size, m)
     with show(len(members) * -(-m // chunk), "chunk", progress) as report:

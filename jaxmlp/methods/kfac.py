@@ -117,17 +117,18 @@ def kfac(
 
     Source: Martens and Grosse 2015, sections 6 and 7, and 8 for `subsample`.
     """
-    momentum = validate.numbers(momentum, "momentum", least=0)
-    damping = validate.numbers(damping, "damping", above=0)
-    decay = validate.numbers(decay, "decay", least=0, below=1)
-    weight_decay = validate.numbers(weight_decay, "weight_decay", least=0)
+    momentum = validate.scalar(momentum, "momentum", least=0, below=1)
+    damping = validate.scalar(damping, "damping", above=0)
+    decay = validate.scalar(decay, "decay", least=0, below=1)
+    weight_decay = validate.scalar(weight_decay, "weight_decay", least=0)
+    eigenbasis = validate.flag(eigenbasis, "eigenbasis")
     adapt_every = None if adapt_every is None else validate.whole(adapt_every, "adapt_every")
     factors_every = validate.whole(factors_every, "factors_every")
     inverses_every = validate.whole(inverses_every, "inverses_every")
     subsample = validate.whole(subsample, "subsample")
     validate.one_of(curvature, ("fisher", "gauss_newton", "empirical"), "curvature")
     if learning_rate is not None and not callable(learning_rate):
-        learning_rate = validate.numbers(learning_rate, "learning_rate")
+        learning_rate = validate.scalar(learning_rate, "learning_rate", least=0)
 
     def init(params: Any) -> KfacState:
         return _start(net, params, damping, eigenbasis)

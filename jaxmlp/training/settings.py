@@ -106,6 +106,10 @@ def _read_one_of(*names: str) -> Callable[[Any, str, Context], Any]:
     return lambda given, name, context: validate.one_of(given, names, name)
 
 
+def _read_flag(given: Any, name: str, context: Context) -> bool:
+    return validate.flag(given, name)
+
+
 def _read_function(words: str) -> Callable[[Any, str, Context], Any]:
     def read(given: Any, name: str, context: Context) -> Any:
         if given is not None and not callable(given):
@@ -191,7 +195,7 @@ TABLE: dict[str, Setting] = {
     ),
     "readout": Setting(None, _read_function("a trace, weights and a key"), tell=_tell_given, saved=""),
     "best_by": Setting("cost", _read_one_of("cost", "accuracy"), tell=_tell_value, saved=""),
-    "monitor": Setting(False, tell=_tell_value, saved=""),
+    "monitor": Setting(False, _read_flag, tell=_tell_value, saved=""),
     "mesh": Setting(None),
     "shares": Setting(None, _read_whole, tell=lambda shares: None if shares == 1 else shares, saved=""),
     # Outside the compiled program.
@@ -202,7 +206,7 @@ TABLE: dict[str, Setting] = {
     "weights": Setting(None),
     "class_weights": Setting(None),
     "initial": Setting("he", searched=True),
-    "shared_order": Setting(True),
+    "shared_order": Setting(True, _read_flag),
     "members_at_once": Setting(None, _read_whole),
     "callback": Setting(None),
     "log": Setting(None),

@@ -1,0 +1,36 @@
+"""Arguments with few possible values: names and flags."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmlp.doors import article
+
+
+def look_up(given: Any, table: Mapping[str, Any], kind: Any, argument: str) -> Any:
+    """`given` itself if it is a `kind`, else the entry of `table` with this name; an error suggests a near name."""
+    if isinstance(given, str):
+        if given in table:
+            return table[given]
+        near = difflib.get_close_matches(given.lower(), table, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, table))}{hint}")
+    if isinstance(given, kind):
+        return given
+    raise ValueError(f"{argument} is {given!r}, expected a name or {article(kind.__name__)}")
+
+
+def one_of(given: Any, names: Sequence[str], argument: str) -> str:
+    """`given`, if it is one of `names`."""
+    if not isinstance(given, str):
+        raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, names))}")
+    return look_up(given, {name: name for name in names}, str, argument)
+
+
+def flag(given: Any, argument: str) -> bool:
+    """`given`, if it is True or False."""
+    if not isinstance(given, bool | np.bool_):
+        raise ValueError(f"{argument} is {given!r}, expected True or False")
+    return bool(given)
