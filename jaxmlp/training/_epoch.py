@@ -157,7 +157,7 @@ def finish(plan: Plan, before: TrainState, trained: TrainState, sums: Sums, data
     """The end of an epoch: metrics, validation, patience; and `before` again where the epoch diverged."""
     total = jnp.where(sums["weight"] == 0, 1, sums["weight"])  # Poisson's coins may leave a set without any example
     metrics = {name: s / total for name, s in sums.items() if name != "weight"}
-    nothing: Any = sum((0 * array).sum() for array in jax.tree.leaves(trained.params))  # NaN where a weight is not finite
+    nothing: Any = sum((0 * array).sum() for array in jax.tree.leaves(trained.params))  # NaN: a weight is not finite
     rise = metrics["cost"] - before.first_cost
     good = (rise <= (DIVERGED - 1) * before.first_scale) | (before.first_scale == 0)
     good = good & jnp.isfinite(metrics["cost"] + nothing.astype(metrics["cost"].dtype))
