@@ -78,7 +78,7 @@ def list_epochs(history: Mapping[str, np.ndarray], best: int | None, most: int =
     """A row for each of the last `most` epochs of a history, and for the best one. Columns by layer are left out.
 
     Example:
-        >>> [row["epoch"] for row in jm.tables.list_epochs({"epoch": np.arange(1, 9)}, best=2)]
+        >>> [int(row["epoch"]) for row in jm.tables.list_epochs({"epoch": np.arange(1, 9)}, best=2)]
         [2, 4, 5, 6, 7, 8]
     """
     columns = {name: column for name, column in history.items() if np.ndim(column) == 1}

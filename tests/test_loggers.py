@@ -45,7 +45,9 @@ def test_tensorboard_finds_every_column_of_every_epoch_before_the_next_one(param
 
     fit(params, epochs=2, callback=write_and_read, checkpoints=tmp_path / "state")
     assert seen == [[1], [1, 2]]
-    history = fit(params, epochs=3, callback=jm.loggers.tensorboard(str(folder)), checkpoints=tmp_path / "state").history
+    history = fit(
+        params, epochs=3, callback=jm.loggers.tensorboard(str(folder)), checkpoints=tmp_path / "state"
+    ).history
     first, second = read_events(folder)
     assert [(event.step, event.session_log.status) for event in second][1] == (3, 1)  # START: from here on anew
     scalars = read_scalars(first) | read_scalars(second)
@@ -94,7 +96,9 @@ def test_bad_arguments_of_loggers_are_named(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=rf"folder is .*{message}"):
             jm.loggers.tensorboard(folder)
     for run in (None, "run", Run, type("NoStep", (), {"log": lambda self, columns: None})()):
-        with pytest.raises(ValueError, match=r"run is .*, expected one of wandb.init\(..\), or an object with a method"):
+        with pytest.raises(
+            ValueError, match=r"run is .*, expected one of wandb.init\(..\), or an object with a method"
+        ):
             jm.loggers.wandb(run)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=re.escape("python3 -m pip install 'jaxmlp[loggers]'")):
