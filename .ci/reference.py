@@ -156,7 +156,7 @@ def write_page(page: pdoc.doc.Module, types: Types) -> None:
 
 
 def write_tour() -> None:
-    """The stored tour as a page. Its links lead to files of the repository, which the site does not have: words stay."""
+    """The stored tour as a page. Of links to files of the repository, which the site does not have, the words stay."""
     page, _ = HTMLExporter(embed_images=True, exclude_anchor_links=True).from_filename(ROOT / "experiments/tour.ipynb")
     page = re.sub(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', r"\1", page)
     (SITE / "tour.html").write_text(page)

@@ -83,9 +83,8 @@ def list_epochs(history: Mapping[str, np.ndarray], best: int | None, most: int =
     """
     columns = {name: column for name, column in history.items() if np.ndim(column) == 1}
     n = len(next(iter(columns.values()), ()))
-    shown = sorted({*range(max(n - most, 0), n), *([best - 1] if best else [])})
-    return [{**{name: column[i] for name, column in columns.items()}, "": "best" if best == i + 1 else ""}
-            for i in shown]  # fmt: skip
+    row = lambda i: {**{name: column[i] for name, column in columns.items()}, "": "best" if i + 1 == best else ""}
+    return [row(i) for i in range(n) if i >= n - most or i + 1 == best]
 
 
 def align_columns(

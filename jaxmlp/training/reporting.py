@@ -1,4 +1,4 @@
-"""Reports while training runs: a bar on a terminal and in a notebook, else a plain line an epoch; JSON lines in a file."""
+"""Reports while training runs: a bar on a terminal and in a notebook, else one plain line an epoch; JSON in a file."""
 
 import inspect
 import json
@@ -135,7 +135,7 @@ class _Cell:
 
 def _find_cell() -> _Cell | None:
     """Where this process runs a notebook's cells; None elsewhere."""
-    ipython = sys.modules.get("IPython")
+    ipython: Any = sys.modules.get("IPython")  # imported in every kernel
     shell = None if ipython is None else ipython.get_ipython()
     return _Cell(ipython.display.display) if getattr(shell, "kernel", None) is not None else None
 
