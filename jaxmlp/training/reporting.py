@@ -135,9 +135,10 @@ class _Cell:
 
 def _find_cell() -> _Cell | None:
     """Where this process runs a notebook's cells; None elsewhere."""
-    ipython: Any = sys.modules.get("IPython")  # imported in every kernel
-    shell = None if ipython is None else ipython.get_ipython()
-    return _Cell(ipython.display.display) if getattr(shell, "kernel", None) is not None else None
+    if (ipython := sys.modules.get("IPython")) is None:  # every kernel has imported it
+        return None
+    shell = ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else _Cell(ipython.display.display)
 
 
 @contextmanager
