@@ -111,9 +111,10 @@ def show(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report
 
 
 class _Cell:
-    """A file for the bar in a notebook: one output, as which every write shows the bar anew.
+    """A file for the bar in a notebook: each write replaces the text of one output.
 
-    Carriage returns on standard error would leave all states of the bar in the stored notebook, and a widget none.
+    The stored notebook then has the bar's last state. Carriage returns on standard error would leave all of them in it,
+    and a widget none.
     """
 
     encoding = "utf-8"
