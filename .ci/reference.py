@@ -156,7 +156,7 @@ def write_page(page: pdoc.doc.Module, types: Types) -> None:
 
 
 def write_tour() -> None:
-    """The stored tour as a page. Its links lead to files of the repository, which the site does not have: words stay."""
+    """The stored tour as a page. Of links to files of the repository, which the site does not have, the words stay."""
     page, _ = HTMLExporter(embed_images=True, exclude_anchor_links=True).from_filename(ROOT / "experiments/tour.ipynb")
     page = re.sub(r'<a href="(?!https?:|#)[^"]*">(.*?)</a>', r"\1", page)
     (SITE / "tour.html").write_text(page)
@@ -169,7 +169,7 @@ def main() -> None:
         package.__all__ = list_names(package)  # pdoc leaves out imported names where there is no `__all__`
     jaxmlp = importlib.import_module("jaxmlp")
     jaxmlp.__all__.append("training")
-    jaxmlp.__doc__ += "\n\nNew here? [The tour](tour.html) shows the library in 12 steps."
+    jaxmlp.__doc__ += "\n\nNew here? [The tour](tour.html) shows the library in a minute."
     pages = [pdoc.doc.Module.from_name(name) for name in (*MODULES, *reversed(PACKAGES))]
     classes = {doc.name: doc.fullname for page in pages for doc in page.own_members if isinstance(doc, pdoc.doc.Class)}
     for page in pages:

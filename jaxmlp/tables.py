@@ -78,14 +78,13 @@ def list_epochs(history: Mapping[str, np.ndarray], best: int | None, most: int =
     """A row for each of the last `most` epochs of a history, and for the best one. Columns by layer are left out.
 
     Example:
-        >>> [row["epoch"] for row in jm.tables.list_epochs({"epoch": np.arange(1, 9)}, best=2)]
+        >>> [int(row["epoch"]) for row in jm.tables.list_epochs({"epoch": np.arange(1, 9)}, best=2)]
         [2, 4, 5, 6, 7, 8]
     """
     columns = {name: column for name, column in history.items() if np.ndim(column) == 1}
     n = len(next(iter(columns.values()), ()))
-    shown = sorted({*range(max(n - most, 0), n), *([best - 1] if best else [])})
-    return [{**{name: column[i] for name, column in columns.items()}, "": "best" if best == i + 1 else ""}
-            for i in shown]  # fmt: skip
+    row = lambda i: {**{name: column[i] for name, column in columns.items()}, "": "best" if i + 1 == best else ""}
+    return [row(i) for i in range(n) if i >= n - most or i + 1 == best]
 
 
 def align_columns(

@@ -116,12 +116,12 @@ def fit(
         shares: the number of equal parts of the data, each shuffled by itself; a batch has as many examples of each. On
             a mesh over several processes, each passes its own part of the data (and all of `validation`).
         monitor: adds the columns of `training.monitors`, for the price of one batch an epoch.
-        callback: `callback(epoch, metrics)` is called after each epoch.
+        callback: `callback(epoch, metrics)` is called after each epoch; `jm.loggers` has some.
         log: a file that gets one line of JSON an epoch.
         checkpoints: a folder for the whole state, written atomically. The same call goes on from it to the bits of a
             run that was never killed; with more `epochs` it goes further.
         checkpoint_every: epochs between two checkpoints; the best and the last are always written.
-        progress: shows a bar on a terminal, one line an epoch in a log.
+        progress: shows a bar on a terminal and in a notebook, one line an epoch in a log.
     Returns:
         A Result: `params` (the best on validation, else the last), `last_params`, `history`, `best_epoch`, `state`.
         Columns of the history: `epoch` (or `step`), `cost` (the mean loss over the epoch's batches), `accuracy`,

@@ -1,4 +1,4 @@
-"""Reports while training runs: a bar on a terminal and in a notebook, else a plain line an epoch; JSON lines in a file."""
+"""Reports while training runs: a bar on a terminal and in a notebook, else one plain line an epoch; JSON in a file."""
 
 import inspect
 import json
@@ -111,9 +111,10 @@ def show(total: int, unit: str, enabled: bool, done: int = 0) -> Iterator[Report
 
 
 class _Cell:
-    """A file for the bar in a notebook: one output, as which every write shows the bar anew.
+    """A file for the bar in a notebook: each write replaces the text of one output.
 
-    Carriage returns on standard error would leave all states of the bar in the stored notebook, and a widget none.
+    The stored notebook then has the bar's last state. Carriage returns on standard error would leave all of them in it,
+    and a widget none.
     """
 
     encoding = "utf-8"
@@ -135,9 +136,10 @@ class _Cell:
 
 def _find_cell() -> _Cell | None:
     """Where this process runs a notebook's cells; None elsewhere."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return _Cell(ipython.display.display) if getattr(shell, "kernel", None) is not None else None
+    if (ipython := sys.modules.get("IPython")) is None:  # every kernel has imported it
+        return None
+    shell = ipython.get_ipython()
+    return None if getattr(shell, "kernel", None) is None else _Cell(ipython.display.display)
 
 
 @contextmanager
