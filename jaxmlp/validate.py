@@ -280,10 +280,13 @@ def finite(values: jax.Array, name: str) -> None:
         return
     with jax.ensure_compile_time_eval():
         known = _to_check(values)
-        fine = bool((np if isinstance(known, np.ndarray) else jnp).isfinite(known).all())
+        fine = bool(np.isfinite(known).all() if isinstance(known, np.ndarray) else _all_finite(known))
     if not fine:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(values)))[0])
         raise ValueError(f"{name} holds {np.asarray(values)[where]} at {where}, expected finite numbers")
+
+
+_all_finite = jax.jit(lambda values: jnp.isfinite(values).all())
 
 
 def _to_check(values: Any) -> Any:
