@@ -4,6 +4,7 @@ Readouts, clipping, rules and `max_norm` share `sum_squares`. It divides by a po
 norm has the same bits as without the division wherever the plain squares are fine.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -65,6 +66,7 @@ def norm(x: Float[Array, "*n"], axis: int = -1) -> Float[Array, "*m"]:
     return root(sum_squares(x, axis))
 
 
+@partial(jax.jit, static_argnames="dtype", inline=True)  # one program where it is called by itself; all is exact
 def power_of_two(exponent: Int[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n"]:
     """`2**exponent` exactly, as far as the dtype holds it without its subnormal numbers."""
     about = jnp.finfo(dtype)
@@ -83,6 +85,7 @@ def round_down(x: Float[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n"]:
     return jax.lax.bitcast_convert_type(bits - larger.astype(bits.dtype), dtype)  # the next number toward 0
 
 
+@partial(jax.jit, inline=True)
 def exponent_of(x: Float[Array, "*n"]) -> Int[Array, "*n"]:
     """The whole e with `2**e <= x < 2**(e + 1)` for `x >= 0`, within the normal numbers whose inverse is one, too."""
     about = jnp.finfo(x.dtype)

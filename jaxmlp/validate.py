@@ -275,10 +275,13 @@ def finite(values: jax.Array, name: str) -> None:
         fine = np.isfinite(known).all()
     else:
         with jax.ensure_compile_time_eval():
-            fine = bool(jnp.isfinite(known).all())
+            fine = bool(_all_finite(known))
     if not fine:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(values)))[0])
         raise ValueError(f"{name} holds {np.asarray(values)[where]} at {where}, expected finite numbers")
+
+
+_all_finite = jax.jit(lambda values: jnp.isfinite(values).all())
 
 
 def _to_check(values: Any) -> Any:

@@ -106,6 +106,7 @@ CASES = {
         (("derivatives", "<=", 1e-14), ("kinks, relu", "<=", lambda n: n["kinks, tanh"] / 10),
          ("sine, tanh", "<=", lambda n: n["sine, relu"] / 3)),
         ("activations", "kinks"),
+        {"starts": 4, "steps": 2000, "quick": False},
         optimized=True,
     ),
     "initialization": Case(
@@ -247,6 +248,7 @@ CASES = {
         surrogate, "step functions learn by a surrogate",
         (("step, triangle", ">=", 0.9), ("step, backpropagation", "<", 0.85)),
         ("curves", "surrogates"),
+        {"hidden": (128, 128)},
     ),
     "embed": Case(
         embed, "a head trains on a convolutional network by its own backward pass",

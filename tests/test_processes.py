@@ -24,7 +24,6 @@ def launch(folder, processes, devices, mistakes=False, dies=None):
              "dies": dies}  # fmt: skip
     flags = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}"),
              "JAX_PLATFORMS": "cpu",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
     children = []
     for i in range(processes):
