@@ -91,12 +91,11 @@ def curves(histories: Any) -> Figure:
         for (name, history), color in zip(named.items(), PALETTE * (1 + len(named) // len(PALETTE)), strict=False):
             scale = 100 if quantity == "accuracy" else 1
             x = history["epoch" if "epoch" in history else "step"]
-            mark = "." if len(x) < 30 else ""
-            ax.plot(x, scale * history[quantity], "-" + mark, color=color, label=f"{name}, training")
+            style = {"color": color, "marker": "." if len(x) < 30 else ""}
+            ax.plot(x, scale * history[quantity], linestyle="-", label=f"{name}, training", **style)
             if f"validation_{quantity}" in history:
-                ax.plot(
-                    x, scale * history[f"validation_{quantity}"], "--" + mark, color=color, label=f"{name}, validation"
-                )
+                held_out = scale * history[f"validation_{quantity}"]
+                ax.plot(x, held_out, linestyle="--", label=f"{name}, validation", **style)
         ax.set_xlabel("epoch" if "epoch" in first else "step")
         ax.set_ylabel("accuracy (%)" if quantity == "accuracy" else "cost (mean loss)")
         ax.xaxis.get_major_locator().set_params(integer=True)
