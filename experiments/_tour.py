@@ -16,7 +16,9 @@ def execute() -> nbformat.NotebookNode:
     """The tour after a run from its own folder, without times and versions, so that it holds nothing of a machine."""
     tour = nbformat.read(TOUR, as_version=4)
     about = tour.metadata.copy()
-    client = NotebookClient(tour, timeout=300, record_timing=False, resources={"metadata": {"path": TOUR.parent}})
+    client = NotebookClient(
+        tour, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": TOUR.parent}}
+    )
     client.execute(env=os.environ | {"PYTHONPATH": str(TOUR.parents[1])})
     tour.metadata = about
     return tour
