@@ -19,6 +19,7 @@ from experiments._benchmark.problem import make_problem, widths
 from experiments._benchmark.timing import Cell, digits, make_contestants, peer_rows, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
+from jaxmlp.methods.normal_weights import Structure
 from jaxmlp.network import Params
 
 SECTION = "methods"
@@ -34,13 +35,21 @@ class Sizes:
 
     networks: tuple[str, ...]  # of clipping, Hessian products and factors
     small: str  # the network of posteriors and kernels, whose peers form Jacobians
+    structures: tuple[Structure, ...]  # of posteriors
     posterior: tuple[int, int]  # examples of a posterior's fit and of its predictions
     kernel: int  # examples of a tangent kernel
     influence: tuple[str, int, int]  # the network, the training and the test examples of influence
 
 
-FULL = Sizes(("784-64-10", "784-1024-1024-10"), "784-64-10", (2048, 128), 128, ("784-128-64-10", 2000, 200))
-QUICK = Sizes(("784-64-10",), "784-16-10", (256, 32), 32, ("784-16-10", 256, 32))
+FULL = Sizes(
+    networks=("784-64-10", "784-1024-1024-10"),
+    small="784-64-10",
+    structures=("kronecker", "diagonal", "last_layer"),
+    posterior=(1024, 64),
+    kernel=128,
+    influence=("784-128-64-10", 2000, 200),
+)
+QUICK = Sizes(("784-64-10",), "784-16-10", ("kronecker",), (256, 32), 32, ("784-16-10", 256, 32))
 
 
 @dataclass
@@ -112,7 +121,7 @@ def of_posteriors(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
     net, params, X, Y = examples(sizes.small, fitted, pictures)
     linear, one_hot = jm.MLP(net.sizes), jax.nn.one_hot(Y, net.sizes[-1])  # a regression, as it gives variances
     X_new = X[:predicted]
-    for structure in ("kronecker", "diagonal", "last_layer"):
+    for structure in sizes.structures:
         arrays = params, np.asarray(X), np.asarray(Y)
         fit = lambda structure=structure: jm.laplace(net, params, X, Y, structure).log_evidence
         yield Task(f"{sizes.small}, {structure} posterior of {fitted:,}", lambda fit=fit: Contestant(fit),
