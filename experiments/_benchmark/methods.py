@@ -24,6 +24,7 @@ from jaxmlp.network import Params
 
 SECTION = "methods"
 BATCH_SIZE, MAX_NORM = 512, 1.0
+ENTRIES = 10**8  # of a batch's gradients, where jax_privacy forms all at once
 TOLERANCE = 1e-3  # of the distance between a peer's values and ours, over the norm of ours
 OF_SCORES = 0.03  # of influence: both sides divide by second moments that float32 rounds
 FACTORS = {"type-2": jm.hessian_root, "empirical": jm.output_delta}  # curvlinops' name of a start
@@ -101,8 +102,10 @@ def of_batch(network: str, pictures: Pictures) -> Iterator[Task]:
 
     clip = jax.jit(lambda p, X, Y: jm.clipped_gradient(jm.backprop(net, p, X, Y), MAX_NORM))
     private = lambda at_a_time: peer("jax_methods", "jax_privacy", params, X, Y, MAX_NORM, at_a_time)
-    yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y),
-               {"jax_privacy": private(None), "jax_privacy, 32 at a time": private(32)})  # fmt: skip
+    peers = {"jax_privacy, 32 at a time": private(32)}
+    if BATCH_SIZE * sum(leaf.size for leaf in jax.tree.leaves(params)) <= ENTRIES:
+        peers = {"jax_privacy": private(None)} | peers
+    yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y), peers)
 
     v = jm.init(net, jax.random.key(1))
     for kind, product in (("Hessian", jm.hvp), ("Gauss-Newton", jm.ggnvp)):
