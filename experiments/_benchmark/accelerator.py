@@ -208,8 +208,7 @@ def memory_rows(cell: Cell) -> list[dict[str, str]]:
 def epochs(work: Work, products: str, pictures: Pictures, rounds: int, keep: float | None = None) -> Cell:
     """An epoch of each contestant, whose products are rounded to `products`; with dropout where `keep` is given."""
     problem, rounded = _problem(work, pictures), products if products in PRODUCTS else None
-    net = jm.MLP(problem.net.sizes, problem.net.hidden, problem.net.output, problem.net.loss, products=rounded)
-    problem = dataclasses.replace(problem, net=net, keep=keep)
+    problem = dataclasses.replace(problem, net=dataclasses.replace(problem.net, products=rounded), keep=keep)
     X, _, Y = problem.on_device
     on_device: Any = dataclasses.replace(problem, X=X, Y=Y)  # Flax takes its batches from the chip's memory
     peer = lambda file, name: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)
