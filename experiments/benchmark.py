@@ -20,6 +20,12 @@ Second order. K-FAC and EK-FAC train in the same epoch as SGD, beside kfac-jax, 
 curvlinops on PyTorch. Damping, rate and momentum are fixed, and all sample labels from the model. Factors and inverses
 are due every 10 steps, and an epoch is a multiple of 10.
 
+Newer quantities. Each peer must give our numbers before it is timed: jax_privacy's clipped gradient, curvlinops'
+products with the Hessian and its Kronecker factors, laplace-torch's posteriors and variances, kronfluence's influence
+scores, and the tangent kernel by `jax.jacrev`.
+
+A GPU or TPU. `--accelerator` measures a table of its own instead of the sections, in at most 8 minutes on one chip.
+
 Limit. An epoch must do its matrix products and move its bytes. The limit is the longer of two times: the products
 alone in one compiled program, and the bytes at the speed at which this machine copies an array as large as the weights
 (rounded up to a power of 2).

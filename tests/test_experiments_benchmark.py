@@ -1,5 +1,6 @@
 """The benchmark: not its times, but that all contestants do the same work, and what it makes of their times."""
 
+import dataclasses
 import json
 import re
 
@@ -9,9 +10,11 @@ import pytest
 
 from experiments import benchmark, datasets, xor
 from experiments._benchmark import (
+    accelerator,
     epochs,
     expected,
     limit,
+    methods,
     ours,
     populations,
     problem,
@@ -236,6 +239,74 @@ def test_every_kfac_makes_the_same_steps(peer):
         assert moved[0] @ moved[1] >= 0.85 * lengths[0] * lengths[1]
 
 
+def of_values(*values):
+    return lambda: methods.Contestant(lambda: [np.array(values)])
+
+
+def test_a_peer_with_other_values_than_ours_is_told_of_and_not_timed(monkeypatch):
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "TURN", 0.0)
+    peers = {"alike": of_values(3.0, 4.001), "other": of_values(3.0, 5.0), "nan": of_values(3.0, np.nan)}
+    cell = methods.measure(methods.Task("task", of_values(3.0, 4.0), {**peers, "torch": missing}), 2)
+    assert list(cell.seconds) == ["ours", "alike"]
+    assert cell.absent == {"torch": "torch is not installed: the extra benchmark brings it",
+                           "other": "its values are 0.2 from ours, expected 0.001",
+                           "nan": "its values are nan from ours, expected 0.001"}  # fmt: skip
+    assert cell.facts["apart"]["alike"] == pytest.approx(2e-4)
+    rows = methods.rows(cell)
+    assert [row["apart"] for row in rows] == ["0.0002", "", "", ""] and rows[2]["task"].startswith("task, other: its")
+
+
+@pytest.mark.usefixtures("promotion")
+@pytest.mark.filterwarnings("ignore")  # the peers use what JAX and PyTorch deprecate
+@pytest.mark.parametrize("tasks", [methods.of_batches, methods.of_posteriors, methods.of_influence, methods.of_kernels])
+def test_every_peer_of_a_newer_method_has_our_values(tasks, monkeypatch):
+    """Where its library is installed; `jax.jacrev` alone stands for those that are not."""
+    if tasks is not methods.of_kernels:
+        pytest.importorskip({methods.of_posteriors: "laplace", methods.of_influence: "kronfluence"}.get(tasks, "torch"))
+    monkeypatch.setattr(methods, "time_in_turns", lambda calls, rounds: {name: np.ones(1) for name in calls})
+    for task in tasks(methods.QUICK, PICTURES):
+        cell = methods.measure(task, 1)
+        assert not any("its values" in why for why in cell.absent.values()), cell.absent
+        assert len(cell.seconds) > 1 or cell.absent
+
+
+def test_the_table_of_a_chip_runs_on_a_cpu_at_tiny_sizes(out, monkeypatch):
+    """Two of its steps, the peers that are installed elsewhere left out; the other steps are not in time."""
+    monkeypatch.setattr(record, "MEMORY", 1 << 20)
+    monkeypatch.setattr(accelerator.importlib, "import_module", lambda name: missing())
+    seconds = dict.fromkeys(accelerator.TINY.seconds, 9e9) | {"clipping": 1.0, "dropout": 1.0}
+    monkeypatch.setattr(accelerator, "TINY", dataclasses.replace(accelerator.TINY, seconds=seconds))
+    chosen = benchmark.Settings(accelerator=True, quick=True, rounds=1)
+    to = out("benchmark", chosen)
+    benchmark.run(chosen, to)
+    cells = json.loads((to.folder / "benchmark.json").read_text())["cells"]
+    assert [cell["cell"] for cell in cells] == [
+        "clipping, 784-16-8-10, batch 64", "dropout, 784-8-8-10, batch 16, float32"]  # fmt: skip
+    assert list(cells[0]["program_bytes"]) == ["mean gradient", "clipped gradient", "jax.grad"]
+    assert list(cells[1]["contestants"]) == ["ours", "jax.grad"] and list(cells[1]["absent"]) == ["flax", "torch"]
+    report = (to.folder / "report.txt").read_text()
+    assert "JAX: " in report and "PyTorch: is not installed" in report
+    assert "second order, 784-8-10, batch 16: not measured, as it would end after 8 minutes" in report
+
+
+def test_the_table_of_a_chip_needs_one(out):
+    if jax.default_backend() == "cpu":
+        with pytest.raises(ValueError, match="accelerator is set, but JAX finds only a CPU; --quick runs it there"):
+            next(accelerator.measure(PICTURES, 1, False, None))
+
+
+def test_a_slow_machine_is_given_fewer_steps(monkeypatch):
+    """Steps that take twice as long as expected: of 10 s the next one counts as 20."""
+    now = [0.0]
+    monkeypatch.setattr(accelerator.time, "perf_counter", lambda: now[0])
+    budget = accelerator.Budget(45.0)
+    for seconds, allowed in ((20.0, True), (20.0, True), (20.0, False)):
+        assert budget.allows(10.0) == allowed
+        now[0] += seconds if allowed else 0.0
+    assert budget.allows(2.0)
+
+
 def timed(network, batch_size, over_limit, **ratios):
     """A cell in which ours takes 1 s and each peer as many as are given."""
     seconds = {name: np.full(3, ratio) for name, ratio in {"ours": 1.0, **ratios}.items()}
@@ -345,6 +416,13 @@ def test_one_by_one_torch_trains_the_networks_of_the_sweep():
         linear = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in trained[::2]]
         np.testing.assert_allclose(flat(linear), flat(expected), rtol=1e-4, atol=1e-5)
         assert np.abs(flat(linear) - flat(drawn)).max() > 0.01
+
+
+def test_vmap_of_jax_grad_trains_the_networks_of_the_sweep():
+    many = populations.xor_sweep(3, 20)()
+    given = populations.XOR, xor.X, xor.Y, 3, len(xor.X), 20, populations.RATE, populations.STARTS
+    for swept, mapped in zip(*map(jax.tree.leaves, (many.params, populations.by_vmap_grad(*given)())), strict=True):
+        np.testing.assert_allclose(swept, mapped, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_process_is_timed_by_parts(monkeypatch):

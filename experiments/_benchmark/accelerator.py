@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp as jm
+from experiments import xor
 from experiments._benchmark import populations, readouts, second_order
 from experiments._benchmark.ours import Epoch, by_autodiff
 from experiments._benchmark.problem import Problem, make_problem, widths
@@ -208,8 +209,7 @@ def memory_rows(cell: Cell) -> list[dict[str, str]]:
 def epochs(work: Work, products: str, pictures: Pictures, rounds: int, keep: float | None = None) -> Cell:
     """An epoch of each contestant, whose products are rounded to `products`; with dropout where `keep` is given."""
     problem, rounded = _problem(work, pictures), products if products in PRODUCTS else None
-    net = jm.MLP(problem.net.sizes, problem.net.hidden, problem.net.output, problem.net.loss, products=rounded)
-    problem = dataclasses.replace(problem, net=net, keep=keep)
+    problem = dataclasses.replace(problem, net=dataclasses.replace(problem.net, products=rounded), keep=keep)
     X, _, Y = problem.on_device
     on_device: Any = dataclasses.replace(problem, X=X, Y=Y)  # Flax takes its batches from the chip's memory
     peer = lambda file, name: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)
@@ -260,17 +260,31 @@ def of_second_order(work: Work, few: bool, pictures: Pictures, rounds: int) -> C
 
 @in_float32
 def digits_at_once(sizes: Sizes, pictures: Pictures, rounds: int) -> Cell:
-    """Many networks for MNIST by one sweep, beside few of them by `fit` one after another."""
+    """Many networks for MNIST by one sweep, beside `vmap` of `jax.grad`, and few of them by `fit` one by one."""
     networks, steps, few = sizes.digits
-    makers = {"ours": populations.digits(pictures, networks, steps)["ours"]}
-    makers["fit, one by one"] = populations.digits(pictures, few, steps)["fit, one by one"]
-    counts = {"ours": 2 * networks * steps, "fit, one by one": 2 * few * steps}
-    cell = populations.per_step(f"{networks:,} networks 784-64-10, batch 128", makers, counts, rounds, tuple(makers))
-    return dataclasses.replace(cell, section="accelerator")
+    problem = make_problem(widths("784-64-10"), 128, pictures, RATE, steps)
+    vmapped = populations.by_vmap_grad, problem.net, problem.X, problem.Y, networks, 128, 2, RATE
+    makers = {
+        "ours": populations.digits(pictures, networks, steps)["ours"],
+        "fit, one by one": populations.digits(pictures, few, steps)["fit, one by one"],
+        "jax.grad, vmap": functools.partial(*vmapped),
+    }
+    counts = {"ours": 2 * networks * steps, "fit, one by one": 2 * few * steps, "jax.grad, vmap": 2 * networks * steps}
+    name, own = f"{networks:,} networks 784-64-10, batch 128", ("ours", "fit, one by one")
+    return dataclasses.replace(populations.per_step(name, makers, counts, rounds, own), section="accelerator")
 
 
 @in_float32
 def xor_at_once(sizes: Sizes, pictures: Pictures, rounds: int) -> Cell:
-    """Many networks for XOR by one sweep, beside PyTorch on the CPU one after another, where four examples are best."""
-    (cell,) = populations.xor_cells(sizes.xor, rounds)
-    return dataclasses.replace(cell, section="accelerator")
+    """Many networks for XOR by one sweep, beside `vmap` of `jax.grad`, and few by PyTorch on the CPU."""
+    (members,), steps, timed = sizes.xor.members, sizes.xor.steps, sizes.xor.timed
+    vmapped = (populations.by_vmap_grad, populations.XOR, xor.X, xor.Y, members, len(xor.X), steps, populations.RATE,
+               populations.STARTS)  # fmt: skip
+    makers: dict[str, Callable[[], Call]] = {
+        "ours": lambda: populations.xor_sweep(members, steps),
+        "jax.grad, vmap": functools.partial(*vmapped),
+        "torch, one by one": lambda: populations.torch_xor(*timed),
+    }
+    counts = {"ours": members * steps, "jax.grad, vmap": members * steps, "torch, one by one": timed[0] * timed[1]}
+    name = f"{members:,} networks 2-3-1 for XOR"
+    return dataclasses.replace(populations.per_step(name, makers, counts, rounds, ("ours",)), section="accelerator")

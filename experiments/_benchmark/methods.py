@@ -19,10 +19,13 @@ from experiments._benchmark.problem import make_problem, widths
 from experiments._benchmark.timing import Cell, digits, make_contestants, peer_rows, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
+from jaxmlp.methods.normal_weights import Structure
 from jaxmlp.network import Params
 
 SECTION = "methods"
 BATCH_SIZE, MAX_NORM = 512, 1.0
+ROUNDS = 5  # at most: some peers take minutes for more
+ENTRIES = 10**8  # of a batch's gradients, where jax_privacy forms all at once
 TOLERANCE = 1e-3  # of the distance between a peer's values and ours, over the norm of ours
 OF_SCORES = 0.03  # of influence: both sides divide by second moments that float32 rounds
 FACTORS = {"type-2": jm.hessian_root, "empirical": jm.output_delta}  # curvlinops' name of a start
@@ -34,13 +37,21 @@ class Sizes:
 
     networks: tuple[str, ...]  # of clipping, Hessian products and factors
     small: str  # the network of posteriors and kernels, whose peers form Jacobians
+    structures: tuple[Structure, ...]  # of posteriors
     posterior: tuple[int, int]  # examples of a posterior's fit and of its predictions
     kernel: int  # examples of a tangent kernel
     influence: tuple[str, int, int]  # the network, the training and the test examples of influence
 
 
-FULL = Sizes(("784-64-10", "784-1024-1024-10"), "784-64-10", (2048, 128), 128, ("784-128-64-10", 2000, 200))
-QUICK = Sizes(("784-64-10",), "784-16-10", (256, 32), 32, ("784-16-10", 256, 32))
+FULL = Sizes(
+    networks=("784-64-10", "784-1024-1024-10"),
+    small="784-64-10",
+    structures=("kronecker", "diagonal", "last_layer"),
+    posterior=(1024, 64),
+    kernel=128,
+    influence=("784-128-64-10", 2000, 200),
+)
+QUICK = Sizes(("784-16-10",), "784-16-10", ("kronecker",), (256, 32), 32, ("784-16-10", 256, 32))
 
 
 @dataclass
@@ -92,8 +103,10 @@ def of_batch(network: str, pictures: Pictures) -> Iterator[Task]:
 
     clip = jax.jit(lambda p, X, Y: jm.clipped_gradient(jm.backprop(net, p, X, Y), MAX_NORM))
     private = lambda at_a_time: peer("jax_methods", "jax_privacy", params, X, Y, MAX_NORM, at_a_time)
-    yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y),
-               {"jax_privacy": private(None), "jax_privacy, 32 at a time": private(32)})  # fmt: skip
+    peers = {"jax_privacy, 32 at a time": private(32)}
+    if BATCH_SIZE * sum(leaf.size for leaf in jax.tree.leaves(params)) <= ENTRIES:
+        peers = {"jax_privacy": private(None)} | peers
+    yield Task(f"{name}, clipped gradient", partial(waiting, clip, params, X, Y), peers)
 
     v = jm.init(net, jax.random.key(1))
     for kind, product in (("Hessian", jm.hvp), ("Gauss-Newton", jm.ggnvp)):
@@ -107,21 +120,26 @@ def of_batch(network: str, pictures: Pictures) -> Iterator[Task]:
 
 
 def of_posteriors(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
+    """The tasks of a posterior, for each structure."""
+    for structure in sizes.structures:
+        yield from of_posterior(structure, sizes, pictures)
+
+
+def of_posterior(structure: Structure, sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
     """The fit of a posterior, which ends with its evidence, and the variance of a regression's predictions."""
     fitted, predicted = sizes.posterior
     net, params, X, Y = examples(sizes.small, fitted, pictures)
-    linear, one_hot = jm.MLP(net.sizes), jax.nn.one_hot(Y, net.sizes[-1])  # a regression, as it gives variances
-    X_new = X[:predicted]
-    for structure in ("kronecker", "diagonal", "last_layer"):
-        arrays = params, np.asarray(X), np.asarray(Y)
-        fit = lambda structure=structure: jm.laplace(net, params, X, Y, structure).log_evidence
-        yield Task(f"{sizes.small}, {structure} posterior of {fitted:,}", lambda fit=fit: Contestant(fit),
-                   {"laplace-torch": peer("torch_methods", "laplace_fit", structure, *arrays)})  # fmt: skip
-        posterior = jm.laplace(linear, params, X, one_hot, structure)
-        arrays = params, np.asarray(X), np.asarray(one_hot), predicted
-        predict = lambda posterior=posterior: tuple(posterior.predict(X_new))
-        yield Task(f"{sizes.small}, {structure} variance of {predicted}", partial(waiting, predict),
-                   {"laplace-torch": peer("torch_methods", "laplace_predict", structure, *arrays)})  # fmt: skip
+    fit = lambda: jm.laplace(net, params, X, Y, structure).log_evidence
+    arrays = params, np.asarray(X), np.asarray(Y)
+    yield Task(f"{sizes.small}, {structure} posterior of {fitted:,}", lambda: Contestant(fit),
+               {"laplace-torch": peer("torch_methods", "laplace_fit", structure, *arrays)})  # fmt: skip
+
+    linear, one_hot = jm.MLP(net.sizes), jax.nn.one_hot(Y, net.sizes[-1])
+    posterior = jm.laplace(linear, params, X, one_hot, structure)
+    predict = lambda: tuple(posterior.predict(X[:predicted]))
+    arrays = params, np.asarray(X), np.asarray(one_hot), predicted
+    yield Task(f"{sizes.small}, {structure} variance of {predicted}", partial(waiting, predict),
+               {"laplace-torch": peer("torch_methods", "laplace_predict", structure, *arrays)})  # fmt: skip
 
 
 def of_influence(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
@@ -175,7 +193,7 @@ def section(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterat
     sizes, cells = QUICK if quick else FULL, []
     for tasks in (of_batches, of_posteriors, of_influence, of_kernels):
         for task in tasks(sizes, pictures):
-            cells.append(measure(task, rounds))
+            cells.append(measure(task, min(rounds, ROUNDS)))
             yield cells[-1]
     out.table("newer quantities against the libraries made for them", [row for cell in cells for row in rows(cell)])
 

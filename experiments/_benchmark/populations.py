@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -59,22 +60,38 @@ def digits(pictures: Pictures, networks: int, steps: int) -> dict[str, Callable[
     return {"ours": lambda: at_once, "fit, one by one": lambda: each}
 
 
-def xor_cells(size: Size, rounds: int) -> Iterator[Cell]:
-    """XOR by so many networks at once, beside PyTorch; the seconds are for one step of one network."""
+def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
+    """The cells of this section; their seconds are for one step of one network."""
     for members in size.members:
         makers: dict[str, Callable[[], Call]] = {"ours": lambda members=members: xor_sweep(members, size.steps)}
         makers["torch, one by one"] = lambda: torch_xor(*size.timed)
         counts = {"ours": members * size.steps, "torch, one by one": size.timed[0] * size.timed[1]}
         yield per_step(f"{members:,} networks 2-3-1 for XOR", makers, counts, rounds, ("ours",))
-
-
-def cells(pictures: Pictures, rounds: int, size: Size) -> Iterator[Cell]:
-    """The cells of this section."""
-    yield from xor_cells(size, rounds)
     networks, steps = size.digits
     makers = digits(pictures, networks, steps)
     yield per_step(f"{networks} networks 784-64-10, batch 128", makers,
                    dict.fromkeys(makers, networks * steps * 2), rounds, tuple(makers))  # fmt: skip
+
+
+def by_vmap_grad(net: jm.MLP, X: np.ndarray, Y: np.ndarray, members: int, batch_size: int, epochs: int, rate: float,
+                 weights: Any = "he") -> Call:  # fmt: skip
+    """Networks at once as one writes it without this library: `vmap` of a scan over steps by `jax.grad`."""
+    inputs, labels = jnp.asarray(X), jnp.asarray(Y)
+
+    def train(key: jax.Array) -> Any:
+        def step(params: Any, index: Any) -> tuple[Any, None]:
+            batch = (inputs, labels) if index is None else (inputs[index], labels[index])
+            grads = jax.grad(lambda p: jm.cost(net, p, *batch))(params)
+            return jax.tree.map(lambda p, g: p - rate * g, params, grads), None
+
+        orders = None  # of the whole batch, whose order does not matter
+        if batch_size < len(X):
+            keys = jax.random.split(key, epochs)
+            orders = jax.vmap(lambda key: jax.random.permutation(key, len(X)))(keys).reshape(-1, batch_size)
+        return jax.lax.scan(step, jm.init(net, key, weights), orders, length=epochs * (len(X) // batch_size))[0]
+
+    run, keys = jax.jit(jax.vmap(train)), jax.random.split(jax.random.key(0), members)
+    return lambda: jax.block_until_ready(run(keys))
 
 
 def per_step(name: str, makers: dict, counts: dict[str, int], rounds: int, own: tuple[str, ...]) -> Cell:

@@ -53,7 +53,10 @@ def curvlinops_factors(kind: str, params: Any, X: np.ndarray, Y: np.ndarray) -> 
 
 
 def _laplace(likelihood: str, structure: str, params: Any, X: np.ndarray, Y: np.ndarray) -> Any:
-    """Fits laplace-torch's posterior to all examples as one batch; its default backend is curvlinops."""
+    """Fits laplace-torch's posterior by its default backend, curvlinops.
+
+    Kronecker factors are ours only where all examples are one batch. The others form Jacobians: 128 examples at a time.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from laplace import Laplace
@@ -61,7 +64,7 @@ def _laplace(likelihood: str, structure: str, params: Any, X: np.ndarray, Y: np.
     subset, hessian = STRUCTURES[structure]
     x, y = _torch(X, Y)
     data = torch.utils.data.TensorDataset(x, y.long() if likelihood == "classification" else y)
-    batches = torch.utils.data.DataLoader(data, batch_size=len(x))
+    batches = torch.utils.data.DataLoader(data, batch_size=len(x) if hessian == "kron" else 128)
     posterior = Laplace(network(params), likelihood, subset_of_weights=subset, hessian_structure=hessian)
     posterior.fit(batches)
     return posterior
