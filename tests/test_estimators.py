@@ -104,6 +104,15 @@ def test_scikit_learn_finds_nothing_to_object_to(x64, estimator):
         check_estimator(estimator(max_iter=100), on_skip=None)
 
 
+# `python3 -m tests.sklearn_own_tests` runs all of them.
+@pytest.mark.parametrize("name", ["fit", "learning_rate_warmstart", "partial_fit_errors", "partial_fit_unseen_classes",
+                                  "early_stopping_stratified", "adaptive_learning_rate"])  # fmt: skip
+def test_scikit_learns_own_test_passes(x64, monkeypatch, name):
+    module = pytest.importorskip("sklearn.neural_network.tests.test_mlp")
+    monkeypatch.setattr(module, "MLPClassifier", MLPClassifier)
+    getattr(module, f"test_{name}")()
+
+
 def test_another_candidate_of_a_grid_search_compiles_nothing(compilations):
     MLPClassifier(**QUICK).fit(X, CLASSES)
     MLPClassifier(**QUICK, solver="sgd").fit(X, CLASSES)

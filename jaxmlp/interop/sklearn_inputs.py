@@ -30,17 +30,17 @@ class Rule(NamedTuple):
 
 def _real(least: float, most: float = math.inf, open_below: bool = False, open_above: bool = True) -> Rule:
     def allows(value: Any) -> bool:
-        fine = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-        return fine and (value > least if open_below else value >= least) and (
-            value < most if open_above and math.isfinite(most) else value <= most
-        )  # fmt: skip
+        if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
+            return False
+        above = value > least if open_below else value >= least
+        return bool(above and (value < most if open_above else value <= most))
 
     ends = "(" if open_below else "[", ")" if open_above else "]"
     return Rule(f"a float in the range {ends[0]}{float(least)}, {float(most)}{ends[1]}", allows)
 
 
 def _whole(least: int) -> Rule:
-    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and bool(value >= least)
     return Rule(f"an int in the range [{least}, inf)", allows)
 
 
@@ -84,7 +84,7 @@ RULES: dict[str, Rule] = {
     "beta_1": _real(0, 1),
     "beta_2": _real(0, 1),
     "epsilon": _real(0, open_below=True),
-    "n_iter_no_change": _either(_whole(1), Rule("inf", lambda value: value == np.inf)),
+    "n_iter_no_change": _either(_whole(1), Rule("inf", lambda value: isinstance(value, float) and value == np.inf)),
     "max_fun": _whole(1),
     "class_weight": _either(_among("balanced"), _object("a dict or a list of them", dict, list), _none),
     "dropout": _either(_real(0, 1), _widths),
