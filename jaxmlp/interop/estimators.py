@@ -108,8 +108,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The labels `(m,)`, or `(m, k)` of 0 and 1 where an example may have several."""
+    def predict(self, X: Any) -> Any:
+        """The labels `(m,)`, or `(m, k)` of 0 and 1 where an example may have several, sparse if they came so."""
         outputs = self._outputs(X)
         return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
 

@@ -30,8 +30,9 @@ class Rule(NamedTuple):
 
 def _real(least: float, most: float = math.inf, open_below: bool = False, open_above: bool = True) -> Rule:
     def allows(value: Any) -> bool:
-        if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
             return False
+        value = float(value)
         above = value > least if open_below else value >= least
         return bool(above and (value < most if open_above else value <= most))
 
@@ -40,7 +41,7 @@ def _real(least: float, most: float = math.inf, open_below: bool = False, open_a
 
 
 def _whole(least: int) -> Rule:
-    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and bool(value >= least)
+    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
     return Rule(f"an int in the range [{least}, inf)", allows)
 
 

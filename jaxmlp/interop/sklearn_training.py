@@ -140,25 +140,27 @@ class Training:
         fresh = optimizer(**hyper).init(params)
         if self.memory.leaves is None:
             return fresh
-        return jax.tree.unflatten(jax.tree.structure(fresh), self.memory.leaves)
+        leaves, form = jax.tree.flatten(fresh)
+        return form.unflatten([old.astype(new.dtype) for new, old in zip(leaves, self.memory.leaves, strict=True)])
 
 
 def _start(
     plan: Plan, params: Params, opt_state: Any, hyper: Any, regularization: Regularization, memory: Memory
 ) -> TrainState:
     """The state before the first epoch; nothing in it judges a run, as the estimator does."""
-    number, flag = np.zeros((), params[0].W.dtype), np.zeros((), bool)
+    array: Any = np.asarray  # nothing of it compiles
+    number, flag = array(0, params[0].W.dtype), array(False)
     return TrainState(
         params=params,
         opt_state=opt_state,
         rule_state=(None,) * (plan.net.depth - 1),
-        key=np.asarray(memory.seed, np.uint32),  # a program makes the key of it
-        epoch=np.asarray(memory.epochs, np.int32),
+        key=array(memory.seed, np.uint32),  # a program makes the key of it
+        epoch=array(memory.epochs, np.int32),
         hyper=hyper,
         regularization=regularization,
         first_cost=number,
         first_scale=number,
-        patience=np.asarray(-1, np.int32),
+        patience=array(-1, np.int32),
         stopped=flag,
         diverged=flag,
         best=None,
