@@ -165,7 +165,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if not isinstance(given, dict) or y.ndim == 2:
             return compute_sample_weight(given, y)
         if unknown := [label for label in given if label not in self.classes_]:
-            raise ValueError(f"The classes, {unknown}, are not in class_weight")
+            raise ValueError(f"class_weight names {unknown}, expected classes of y: {self.classes_}")
         each = np.array([given.get(label, 1.0) for label in self.classes_.tolist()])
         return each[np.searchsorted(self.classes_, y)]
 

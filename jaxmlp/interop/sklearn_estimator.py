@@ -68,6 +68,8 @@ class BaseMLP(BaseEstimator):
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize((X.shape[1], *widths, self.n_outputs_), X.dtype)
+        if (k := len(self.intercepts_[-1])) != self.n_outputs_:
+            raise ValueError(f"y has {self.n_outputs_} outputs, expected the {k} of the previous call")
         if self.solver == "lbfgs":
             self._fit_lbfgs(X, Y, weights, validation)
         else:

@@ -125,15 +125,17 @@ def read_keep(dropout: Any, depth: int) -> np.ndarray | None:
     return None if not rates.any() else 1 - rates
 
 
-def float_types() -> Any:
-    """The types in which examples stay; others become the first."""
-    return (np.float64, np.float32) if jax.dtypes.canonicalize_dtype(np.float64) == np.float64 else np.float32
+def float_types(solver: Any) -> Any:
+    """The types in which examples stay; others become the first. L-BFGS runs in float64 in any case."""
+    wide = solver == "lbfgs" or jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    return (np.float64, np.float32) if wide else np.float32
 
 
 def read_examples(estimator: Any, X: Any, y: Any, reset: bool, **how: Any) -> tuple[np.ndarray, Any]:
     """`X` as a dense array in the network's dtype, and `y` as scikit-learn reads it."""
+    dtype = float_types(estimator.solver)
     X, y = validate_data(
-        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=float_types(), reset=reset, **how
+        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=reset, **how
     )
     return densify(X), y
 

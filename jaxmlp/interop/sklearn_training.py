@@ -23,24 +23,29 @@ SMALLEST_RATE = 1e-6  # of the adaptive schedule
 
 def choose_solver(estimator: Any, net: MLP) -> tuple[Any, dict[str, float]]:
     """The optimizer, or a factory of it and the numbers that it takes."""
-    solver = estimator.solver
-    rate = {"learning_rate": float(estimator.learning_rate_init)}
+    make, numbers = _name_solver(estimator.solver, net, bool(estimator.nesterovs_momentum))
+    if estimator.learning_rate != "constant" and "learning_rate" not in numbers:
+        raise ValueError(
+            f"learning_rate is {estimator.learning_rate!r}, but solver takes no rate: expected a factory such as "
+            "optax.sgd, which takes another learning_rate in each epoch"
+        )
+    parameters = {"learning_rate": "learning_rate_init"}
+    return make, {name: float(getattr(estimator, parameters.get(name, name))) for name in numbers}
+
+
+def _name_solver(solver: Any, net: MLP, nesterov: bool) -> tuple[Any, tuple[str, ...]]:
+    """The optimizer or its factory, and the names of the numbers that it takes."""
     if isinstance(solver, optax.GradientTransformation):
-        if estimator.learning_rate != "constant":
-            raise ValueError(
-                f"learning_rate is {estimator.learning_rate!r}, but solver is made already: expected a factory such as "
-                "optax.sgd, which takes another rate in each epoch"
-            )
-        return solver, {}
+        return solver, ()
     if solver == "sgd":
-        return Sgd(bool(estimator.nesterovs_momentum)), rate | {"momentum": float(estimator.momentum)}
+        return Sgd(nesterov), ("learning_rate", "momentum")
     if solver == "adam":
-        return adam, rate | {name: float(getattr(estimator, name)) for name in ("beta_1", "beta_2", "epsilon")}
+        return adam, ("learning_rate", "beta_1", "beta_2", "epsilon")
     if solver == "kfac":
-        return Kfac(net), rate | {"momentum": float(estimator.momentum)}
+        return Kfac(net), ("learning_rate", "momentum")
     takes = inspect.signature(solver).parameters.values()
     takes_rate = any(p.name == "learning_rate" or p.kind is p.VAR_KEYWORD for p in takes)
-    return (solver, rate) if takes_rate else (Constant(solver), {})
+    return (solver, ("learning_rate",)) if takes_rate else (Constant(solver), ())
 
 
 def _check_solver(net: MLP, solver: Any, numbers: dict[str, Any], params: Params) -> None:
