@@ -108,8 +108,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {known!r}")
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The labels `(m,)`, or `(m, k)` of 0 and 1 where an example may have several."""
+    def predict(self, X: Any) -> Any:
+        """The labels `(m,)`, or `(m, k)` of 0 and 1 where an example may have several, sparse if they came so."""
         outputs = self._outputs(X)
         return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
 
@@ -165,7 +165,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if not isinstance(given, dict) or y.ndim == 2:
             return compute_sample_weight(given, y)
         if unknown := [label for label in given if label not in self.classes_]:
-            raise ValueError(f"The classes, {unknown}, are not in class_weight")
+            raise ValueError(f"class_weight names {unknown}, expected classes of y: {self.classes_}")
         each = np.array([given.get(label, 1.0) for label in self.classes_.tolist()])
         return each[np.searchsorted(self.classes_, y)]
 

@@ -1,14 +1,14 @@
 """What both estimators share: scikit-learn's fit, epoch by epoch, over the compiled ones."""
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, shuffle
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxmlp._forward import _predict
@@ -29,6 +29,13 @@ class BaseMLP(BaseEstimator):
     """The parts of `MLPClassifier` and `MLPRegressor` that are the same."""
 
     label_smoothing = 0.0  # of a regression
+
+    if TYPE_CHECKING:  # the parameters, and what a fit leaves
+        best_loss_: Any
+        best_validation_score_: Any
+        validation_scores_: Any
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def net_(self) -> MLP:
@@ -61,6 +68,8 @@ class BaseMLP(BaseEstimator):
         self._random_state = check_random_state(self.random_state)
         if first:
             self._initialize((X.shape[1], *widths, self.n_outputs_), X.dtype)
+        if (k := len(self.intercepts_[-1])) != self.n_outputs_:
+            raise ValueError(f"y has {self.n_outputs_} outputs, expected the {k} of the previous call")
         if self.solver == "lbfgs":
             self._fit_lbfgs(X, Y, weights, validation)
         else:
@@ -82,16 +91,15 @@ class BaseMLP(BaseEstimator):
             net = networks.build(sizes, self.activation, self.out_activation_, self.products)
             key = jax.random.key(self._random_state.randint(MAX_SEED))
             self.coefs_, self.intercepts_ = networks.to_coefs(init(net, key, self.weights, dtype=dtype))
-        if self.solver != "lbfgs":
-            self.loss_curve_, self._no_improvement_count = [], 0
-            self.best_loss_, self.validation_scores_, self.best_validation_score_ = np.inf, None, None
+        if hasattr(self, "loss_curve_"):
+            del self.loss_curve_
 
     @property
     def _share(self) -> float:
         """scikit-learn reports the mean of the outputs' squared errors."""
         return 1 / self.n_outputs_ if self.out_activation_ == "identity" else 1.0
 
-    def _fit_lbfgs(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, validation: Any) -> None:
+    def _fit_lbfgs(self, X: Any, Y: Any, weights: Any, validation: Any) -> None:
         if validation is not None or np.any(self.dropout):
             raise ValueError("validation and dropout go with a stochastic solver, but solver is 'lbfgs'")
         smoothing = self.label_smoothing or None
@@ -101,23 +109,22 @@ class BaseMLP(BaseEstimator):
             smoothing, options,
         )  # fmt: skip
 
-    def _fit_stochastic(
-        self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, validation: Any, incremental: bool
-    ) -> None:
+    def _fit_stochastic(self, X: Any, Y: Any, weights: Any, validation: Any, incremental: bool) -> None:
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         held_out = None if validation is None else self._read_validation(validation)
         if self.early_stopping and held_out is None:
             (X, Y, weights), held_out = self._hold_out(X, Y, weights)
-        training = self._start_training(X, Y, weights, incremental)
         if held_out is not None:
-            self._start_validation()
+            held_out = jax.device_put(held_out[0]), *held_out[1:]
+        training = self._start_training(X, Y, weights, incremental)
+        self._start_history(held_out is not None)
         order = np.arange(len(X))
         try:
             self.n_iter_ = 0
             while self.n_iter_ < self.max_iter:
                 if self.shuffle:
-                    order = shuffle(order, random_state=self._random_state)
+                    order = _shuffle(order, self._random_state)
                 self._end_epoch(training.run(order) / len(X), len(X))
                 self._count_failures(training, held_out)
                 self._optimizer.end_epoch(self.t_)
@@ -139,7 +146,7 @@ class BaseMLP(BaseEstimator):
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
         training.remember()
 
-    def _start_training(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None, incremental: bool) -> Training:
+    def _start_training(self, X: Any, Y: Any, weights: Any, incremental: bool) -> Training:
         """The examples on the device, and the state to go on from."""
         net = self._network()
         make, numbers = choose_solver(self, net)
@@ -153,16 +160,16 @@ class BaseMLP(BaseEstimator):
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
             )
-        keep, smoothing = inputs.read_keep(self.dropout, net.depth), self.label_smoothing
+        strength: Any = lambda value: None if value is None else np.asarray(value, X.dtype)
         regularization = Regularization(
-            keep=None if keep is None else keep.astype(X.dtype),
-            label_smoothing=np.asarray(smoothing, X.dtype) if smoothing else None,
-        )  # pyright: ignore
+            keep=strength(inputs.read_keep(self.dropout, net.depth)),
+            label_smoothing=strength(self.label_smoothing or None),
+        )
         params = networks.to_params(self.coefs_, self.intercepts_, X.dtype)
         return Training(net, self._optimizer, Penalized(make, self._share), params, Data(X, Y, weights), regularization,
                         min(int(batch_size), len(X)), float(self.alpha))  # pyright: ignore # fmt: skip
 
-    def _hold_out(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> tuple[tuple, tuple]:
+    def _hold_out(self, X: Any, Y: Any, weights: Any) -> tuple[tuple, tuple]:
         """scikit-learn's split for `early_stopping`: the training examples, and the others."""
         stratify = Y.astype(bool) if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
         train, rest = train_test_split(
@@ -175,8 +182,14 @@ class BaseMLP(BaseEstimator):
         take = lambda index: (X[index], Y[index], None if weights is None else weights[index])
         return take(train), take(rest)
 
-    def _start_validation(self) -> None:
-        """Validation scores decide from now on: those of an earlier warm start go on."""
+    def _start_history(self, validated: bool) -> None:
+        """What a warm start or `partial_fit` goes on with, where it is there; costs or validation scores decide."""
+        if not hasattr(self, "loss_curve_"):
+            self.loss_curve_, self._no_improvement_count, self.best_loss_ = [], 0, np.inf
+            self.validation_scores_ = self.best_validation_score_ = None
+        if not validated:
+            self.best_loss_ = np.inf if self.best_loss_ is None else self.best_loss_
+            return
         self.best_loss_ = None
         if self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
@@ -195,21 +208,23 @@ class BaseMLP(BaseEstimator):
     def _count_failures(self, training: Training, held_out: tuple | None) -> None:
         """Counts the epochs in a row without a better cost, or without a better validation score."""
         if held_out is None:
-            self._no_improvement_count = (
-                self._no_improvement_count + 1 if self.loss_ > self.best_loss_ - self.tol else 0
-            )
+            failed = self.loss_ > self.best_loss_ - self.tol
             self.best_loss_ = self.loss_ if self.loss_ < self.best_loss_ else self.best_loss_
-            return
-        X, Y, weights = held_out
+        else:
+            failed = self._validate(training, *held_out)
+        self._no_improvement_count = self._no_improvement_count + 1 if failed else 0
+
+    def _validate(self, training: Training, X: Any, Y: Any, weights: Any) -> bool:
+        """Scores the weights and keeps the best; whether the score is no better than the best one."""
         score = self._score_outputs(np.asarray(_predict(training.plan.net, training.params, X, None)), Y, weights)
         self.validation_scores_.append(score)
         if self.verbose:
             print(f"Validation score: {score:f}")
         failed = score < self.best_validation_score_ + self.tol
-        self._no_improvement_count = self._no_improvement_count + 1 if failed else 0
         if score > self.best_validation_score_:
             self.best_validation_score_ = score
             self._best_coefs, self._best_intercepts = networks.to_coefs(training.params)
+        return failed
 
     def _is_over(self, validated: bool) -> bool:
         """Whether so many failures end the fit, or a smaller rate goes on."""
@@ -238,3 +253,10 @@ class BaseMLP(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _shuffle(order: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """`sklearn.utils.shuffle` to the bit; its checks take longer than an epoch of a small network."""
+    index = np.arange(len(order))
+    random.shuffle(index)
+    return order[index]

@@ -30,17 +30,18 @@ class Rule(NamedTuple):
 
 def _real(least: float, most: float = math.inf, open_below: bool = False, open_above: bool = True) -> Rule:
     def allows(value: Any) -> bool:
-        fine = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-        return fine and (value > least if open_below else value >= least) and (
-            value < most if open_above and math.isfinite(most) else value <= most
-        )  # fmt: skip
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+            return False
+        value = float(value)
+        above = value > least if open_below else value >= least
+        return bool(above and (value < most if open_above else value <= most))
 
     ends = "(" if open_below else "[", ")" if open_above else "]"
     return Rule(f"a float in the range {ends[0]}{float(least)}, {float(most)}{ends[1]}", allows)
 
 
 def _whole(least: int) -> Rule:
-    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    allows = lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
     return Rule(f"an int in the range [{least}, inf)", allows)
 
 
@@ -84,7 +85,7 @@ RULES: dict[str, Rule] = {
     "beta_1": _real(0, 1),
     "beta_2": _real(0, 1),
     "epsilon": _real(0, open_below=True),
-    "n_iter_no_change": _either(_whole(1), Rule("inf", lambda value: value == np.inf)),
+    "n_iter_no_change": _either(_whole(1), Rule("inf", lambda value: isinstance(value, float) and value == np.inf)),
     "max_fun": _whole(1),
     "class_weight": _either(_among("balanced"), _object("a dict or a list of them", dict, list), _none),
     "dropout": _either(_real(0, 1), _widths),
@@ -124,15 +125,17 @@ def read_keep(dropout: Any, depth: int) -> np.ndarray | None:
     return None if not rates.any() else 1 - rates
 
 
-def float_types() -> Any:
-    """The types in which examples stay; others become the first."""
-    return (np.float64, np.float32) if jax.dtypes.canonicalize_dtype(np.float64) == np.float64 else np.float32
+def float_types(solver: Any) -> Any:
+    """The types in which examples stay; others become the first. L-BFGS runs in float64 in any case."""
+    wide = solver == "lbfgs" or jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    return (np.float64, np.float32) if wide else np.float32
 
 
 def read_examples(estimator: Any, X: Any, y: Any, reset: bool, **how: Any) -> tuple[np.ndarray, Any]:
     """`X` as a dense array in the network's dtype, and `y` as scikit-learn reads it."""
+    dtype = float_types(estimator.solver)
     X, y = validate_data(
-        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=float_types(), reset=reset, **how
+        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=reset, **how
     )
     return densify(X), y
 

@@ -33,6 +33,8 @@ def minimize(
     """
     start = np.hstack([array.ravel() for array in [*coefs, *intercepts]]).astype(np.float64)
     with jax.enable_x64(True):
+        wide = lambda array: None if array is None else np.asarray(array, np.float64)
+        examples = Examples(wide(examples.X), examples.Y, wide(examples.weights))  # pyright: ignore
         numbers = jax.device_put((examples, *map(np.float64, (alpha, share)), smoothing and np.float64(smoothing)))
 
         def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -51,10 +53,9 @@ def minimize(
 def _value_and_grad(net, theta, examples, alpha, share, smoothing):
     """The cost `share J + alpha/2 sum_l ||W^l||^2 / n` and the gradient of `J + ..`, as one vector."""
     params = tuple(Layer(W.T, b) for W, b in _split(net, theta))
-    X = examples.X.astype(theta.dtype)
     Y = Regularization(label_smoothing=smoothing).smooth(net, examples.Y, theta.dtype)
-    trace, grads = gradient_pass(net, params, examples._replace(X=X, Y=Y), rules.backprop, (None,) * (net.depth - 1))
-    count = X.shape[0] if examples.weights is None else examples.weights.sum()
+    trace, grads = gradient_pass(net, params, examples._replace(Y=Y), rules.backprop, (None,) * (net.depth - 1))
+    count = examples.X.shape[0] if examples.weights is None else examples.weights.sum()
     penalty = penalties.l2(alpha / count)
     value = share * mean(trace.losses, examples.weights) + penalty.cost(params)
     return value, _pack(penalty.gradient(params, grads))

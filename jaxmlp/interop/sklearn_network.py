@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -134,4 +135,5 @@ def propagate_fast(X: Any, coefs: list, intercepts: list, hidden: str, output: s
 
 def propagate(net: MLP, coefs: list, intercepts: list, X: np.ndarray) -> np.ndarray:
     """The outputs by the network itself."""
-    return np.array(_predict(net, to_params(coefs, intercepts, X.dtype), X, None))
+    with jax.enable_x64(True) if X.dtype == np.float64 else nullcontext():  # L-BFGS leaves float64
+        return np.array(_predict(net, to_params(coefs, intercepts, X.dtype), X, None))

@@ -51,7 +51,7 @@ class Penalized:
             # NumPy's zeros compile nothing.
             return PenalizedState(np.zeros((), np.int32), np.zeros((), params[0].W.dtype), made.init(params))
 
-        def update(grads, state, params=None, *, value, value_fn, grad_fn, trace, weights, key):
+        def update(grads: Any, state: Any, params: Any = None, *, value, value_fn, grad_fn, trace, weights, key):
             count = jnp.asarray(trace.losses.shape[0], alpha.dtype) if weights is None else weights.sum()
             penalty = penalties.l2(alpha / jnp.where(count == 0, 1, count))
             added = penalty.cost(params)
@@ -84,9 +84,9 @@ class Sgd:
         """The transformation."""
         step = lambda v, g: momentum * v - learning_rate * g
 
-        def update(grads, velocity, params=None):
-            velocity = jax.tree.map(step, velocity, grads)
-            return jax.tree.map(step, velocity, grads) if self.nesterov else velocity, velocity
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            velocity = jax.tree.map(step, state, updates)
+            return jax.tree.map(step, velocity, updates) if self.nesterov else velocity, velocity
 
         return optax.GradientTransformation(_zeros, update)
 
@@ -108,14 +108,13 @@ def adam(learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any) -> optax.Gr
     def init(params: Any) -> AdamState:
         return AdamState(np.zeros((), np.int32), _zeros(params), _zeros(params))
 
-    def update(grads, state, params=None):
-        m = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, state.m, grads)
-        v = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, state.v, grads)
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        m = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, state.m, updates)
+        v = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, state.v, updates)
         t = (state.count + 1).astype(learning_rate.dtype)
         rest = lambda beta: -jnp.expm1(t * jnp.log1p(beta - 1))  # 1 - beta^t with all its digits in float32
         rate = learning_rate * jnp.sqrt(rest(beta_2)) / rest(beta_1)
-        updates = jax.tree.map(lambda m, v: -rate * m / (jnp.sqrt(v) + epsilon), m, v)
-        return updates, AdamState(state.count + 1, m, v)
+        return jax.tree.map(lambda m, v: -rate * m / (jnp.sqrt(v) + epsilon), m, v), AdamState(state.count + 1, m, v)
 
     return optax.GradientTransformation(init, update)
 
@@ -142,6 +141,6 @@ class Constant:
         return self.make()
 
 
-def _zeros(params: Any) -> Params:
-    zeros = lambda array: np.zeros(array.shape, array.dtype)
+def _zeros(params: Any) -> Any:
+    zeros: Any = lambda array: np.zeros(array.shape, array.dtype)
     return tuple(Layer(zeros(W), zeros(b)) for W, b in params)

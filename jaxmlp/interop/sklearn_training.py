@@ -23,24 +23,29 @@ SMALLEST_RATE = 1e-6  # of the adaptive schedule
 
 def choose_solver(estimator: Any, net: MLP) -> tuple[Any, dict[str, float]]:
     """The optimizer, or a factory of it and the numbers that it takes."""
-    solver = estimator.solver
-    rate = {"learning_rate": float(estimator.learning_rate_init)}
+    make, numbers = _name_solver(estimator.solver, net, bool(estimator.nesterovs_momentum))
+    if estimator.learning_rate != "constant" and "learning_rate" not in numbers:
+        raise ValueError(
+            f"learning_rate is {estimator.learning_rate!r}, but solver takes no rate: expected a factory such as "
+            "optax.sgd, which takes another learning_rate in each epoch"
+        )
+    parameters = {"learning_rate": "learning_rate_init"}
+    return make, {name: float(getattr(estimator, parameters.get(name, name))) for name in numbers}
+
+
+def _name_solver(solver: Any, net: MLP, nesterov: bool) -> tuple[Any, tuple[str, ...]]:
+    """The optimizer or its factory, and the names of the numbers that it takes."""
     if isinstance(solver, optax.GradientTransformation):
-        if estimator.learning_rate != "constant":
-            raise ValueError(
-                f"learning_rate is {estimator.learning_rate!r}, but solver is made already: expected a factory such as "
-                "optax.sgd, which takes another rate in each epoch"
-            )
-        return solver, {}
+        return solver, ()
     if solver == "sgd":
-        return Sgd(bool(estimator.nesterovs_momentum)), rate | {"momentum": float(estimator.momentum)}
+        return Sgd(nesterov), ("learning_rate", "momentum")
     if solver == "adam":
-        return adam, rate | {name: float(getattr(estimator, name)) for name in ("beta_1", "beta_2", "epsilon")}
+        return adam, ("learning_rate", "beta_1", "beta_2", "epsilon")
     if solver == "kfac":
-        return Kfac(net), rate | {"momentum": float(estimator.momentum)}
+        return Kfac(net), ("learning_rate", "momentum")
     takes = inspect.signature(solver).parameters.values()
     takes_rate = any(p.name == "learning_rate" or p.kind is p.VAR_KEYWORD for p in takes)
-    return (solver, rate) if takes_rate else (Constant(solver), {})
+    return (solver, ("learning_rate",)) if takes_rate else (Constant(solver), ())
 
 
 def _check_solver(net: MLP, solver: Any, numbers: dict[str, Any], params: Params) -> None:
@@ -140,25 +145,27 @@ class Training:
         fresh = optimizer(**hyper).init(params)
         if self.memory.leaves is None:
             return fresh
-        return jax.tree.unflatten(jax.tree.structure(fresh), self.memory.leaves)
+        leaves, form = jax.tree.flatten(fresh)
+        return form.unflatten([old.astype(new.dtype) for new, old in zip(leaves, self.memory.leaves, strict=True)])
 
 
 def _start(
     plan: Plan, params: Params, opt_state: Any, hyper: Any, regularization: Regularization, memory: Memory
 ) -> TrainState:
     """The state before the first epoch; nothing in it judges a run, as the estimator does."""
-    number, flag = np.zeros((), params[0].W.dtype), np.zeros((), bool)
+    array: Any = np.asarray  # nothing of it compiles
+    number, flag = array(0, params[0].W.dtype), array(False)
     return TrainState(
         params=params,
         opt_state=opt_state,
         rule_state=(None,) * (plan.net.depth - 1),
-        key=np.asarray(memory.seed, np.uint32),  # a program makes the key of it
-        epoch=np.asarray(memory.epochs, np.int32),
+        key=array(memory.seed, np.uint32),  # a program makes the key of it
+        epoch=array(memory.epochs, np.int32),
         hyper=hyper,
         regularization=regularization,
         first_cost=number,
         first_scale=number,
-        patience=np.asarray(-1, np.int32),
+        patience=array(-1, np.int32),
         stopped=flag,
         diverged=flag,
         best=None,
