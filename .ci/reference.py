@@ -26,7 +26,7 @@ from nbconvert import HTMLExporter
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
 PACKAGES = ("jaxmlp", "jaxmlp.data", "jaxmlp.training")
-MODULES = ("jaxmlp.loggers", "jaxmlp.metrics", "jaxmlp.plotting", "jaxmlp.rules")
+MODULES = ("jaxmlp.interop.estimators", "jaxmlp.loggers", "jaxmlp.metrics", "jaxmlp.plotting", "jaxmlp.rules")
 TYPE = re.compile(r"(?<![.\w])[A-Z][a-z]*[A-Z]?\w*(?![.\w])")  # Params, MLP
 
 
@@ -168,7 +168,8 @@ def main() -> None:
         package = importlib.import_module(name)
         package.__all__ = list_names(package)  # pdoc leaves out imported names where there is no `__all__`
     jaxmlp = importlib.import_module("jaxmlp")
-    jaxmlp.__all__.append("training")
+    jaxmlp.__all__ += ["training", "interop"]
+    importlib.import_module("jaxmlp.interop").__all__ = ["estimators"]
     jaxmlp.__doc__ += "\n\nNew here? [The tour](tour.html) shows the library in a minute."
     pages = [pdoc.doc.Module.from_name(name) for name in (*MODULES, *reversed(PACKAGES))]
     classes = {doc.name: doc.fullname for page in pages for doc in page.own_members if isinstance(doc, pdoc.doc.Class)}
