@@ -130,7 +130,10 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path, monkeypatch):
+    """The output of an experiment into a new folder; its pictures are small, and drawn once."""
+    monkeypatch.setattr("experiments.output.SAVED", {"dpi": 40})
+
     def create(name, settings):
         return Output.create(name, settings, results=tmp_path)
 
