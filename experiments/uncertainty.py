@@ -26,6 +26,7 @@ from experiments import datasets
 from experiments.output import Output
 from jaxmlp import plotting
 from jaxmlp.data import scale_pixels
+from jaxmlp.methods.normal_weights import Structure
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Settings:
     held_out: int = 5000  # more of them, which choose the temperatures
     tests: int = 10_000  # test digits, and as many pictures of clothes
     epochs: int = 10
-    structures: tuple[str, ...] = ("full", "kronecker", "diagonal", "last_layer")  # of the curve's posteriors
+    structures: tuple[Structure, ...] = ("full", "kronecker", "diagonal", "last_layer")  # of the curve's posteriors
     key: int = 0
     quick: bool = False  # few digits, and negatives of them for clothes
 
