@@ -19,6 +19,7 @@ from experiments._descent import descend
 from experiments.output import Output
 from jaxmlp import activations, plotting
 from jaxmlp.activations import Activation, Softmax
+from jaxmlp.network import Params
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.table("ranges of f and f' over z from -6 to 6; distance of f' by hand from autodiff (float64)", _table(curves))
     out.picture("activations", _grid(z, curves))
     fits, rows, shown = {}, [], {"derivatives": max(float(np.abs(df - auto).max()) for _, df, auto in curves.values())}
+    begun = _begin(settings)
     for name in ("relu", "tanh"):
         began = time.perf_counter()
-        outputs = _fit(name, settings)
+        outputs = _fit(name, begun, settings)
         seconds = time.perf_counter() - began
         for (data, Y), Y_hat in zip(TARGETS.items(), outputs, strict=True):
             errors = np.sqrt(np.mean((Y_hat - Y) ** 2, axis=(1, 2)))
@@ -90,21 +92,26 @@ def _table(curves) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _fit(activation: str, settings: Settings) -> np.ndarray:
+def _fit(activation: str, begun: Params, settings: Settings) -> np.ndarray:
     """The outputs `(targets, starts, m, 1)` of 1-units-1 networks; Adam fits all of them at once."""
-    starts, steps = (8, 2000) if settings.quick else (settings.starts, settings.steps)
+    steps = 2000 if settings.quick else settings.steps
     net = jm.MLP((1, settings.units, 1), activation)
-    spread = jax.nn.initializers.normal(1.0)  # biases that spread the units' kinks and bends over the data
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
 
-    def fit(key, Y):
-        params = jm.init(net, key, weights="he", biases=spread)
+    def fit(params, Y):
         params, _ = descend(net, optimizer, steps, params, jnp.asarray(X), Y)
         return jm.predict(net, params, X)
 
-    keys = jax.random.split(jax.random.key(settings.key), starts)
     targets = jnp.stack([jnp.asarray(Y) for Y in TARGETS.values()])
-    return np.asarray(jax.jit(jax.vmap(lambda Y: jax.vmap(lambda key: fit(key, Y))(keys)))(targets))
+    return np.asarray(jax.jit(jax.vmap(lambda Y: jax.vmap(lambda params: fit(params, Y))(begun)))(targets))
+
+
+def _begin(settings: Settings) -> Params:
+    """The starts, the same for both activations; one program, since random numbers take long to compile."""
+    net = jm.MLP((1, settings.units, 1))
+    spread = jax.nn.initializers.normal(1.0)  # biases that spread the units' kinks and bends over the data
+    keys = jax.random.split(jax.random.key(settings.key), 8 if settings.quick else settings.starts)
+    return jax.jit(jax.vmap(lambda key: jm.init(net, key, weights="he", biases=spread)))(keys)
 
 
 def _grid(z, curves):

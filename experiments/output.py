@@ -13,6 +13,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+SAVED: dict[str, Any] = {"dpi": 150, "bbox_inches": "tight"}  # of every picture; a tight box draws it twice
+
 
 class NotReached(Exception):
     """An experiment ran and missed a published figure; its tables and pictures are there."""
@@ -77,7 +79,7 @@ class Output:
 
     def picture(self, name: str, figure: Figure) -> None:
         """Writes the figure into `name.png`."""
-        figure.savefig(self._file(f"{name}.png"), dpi=150, bbox_inches="tight")
+        figure.savefig(self._file(f"{name}.png"), **SAVED)
         self._record(picture=f"{name}.png")
 
     def close(self) -> None:

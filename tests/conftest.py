@@ -15,6 +15,7 @@ if version("jaxlib").startswith("0.10."):  # others may not know the older emitt
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"  # parts cost more than one small program
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start, too
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin, and take the other workers' time
 
 import hypothesis
 import jax
@@ -130,7 +131,10 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path, monkeypatch):
+    """The output of an experiment into a new folder; its pictures are small, and drawn once."""
+    monkeypatch.setattr("experiments.output.SAVED", {"dpi": 40})
+
     def create(name, settings):
         return Output.create(name, settings, results=tmp_path)
 
