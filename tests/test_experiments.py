@@ -190,7 +190,6 @@ CASES = {
          ("auroc, Laplace, kronecker, tempered", ">=", lambda n: n["auroc, the network"]),
          ("ece, Laplace, kronecker, tempered", "<=", 0.08)),
         ("curve", "entropies"),
-        {"structures": ("full", "kronecker")},  # those of the claim
     ),
     "ensemble": Case(
         ensemble, "a mean of networks is better than one, and the greedy choice no worse than the best member",
