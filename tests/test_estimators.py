@@ -30,6 +30,7 @@ X = RNG.normal(size=(53, 4))
 CLASSES = RNG.integers(0, 3, 53)
 WEIGHTS = RNG.random(53)
 NUMBERS = X[:, :2] @ [[1.0, 2.0], [-1.0, 0.5]]
+SEVERAL = (X[:, :2] > 0).astype(int)
 SMALL = {"hidden_layer_sizes": (5,), "random_state": 3}
 QUICK = SMALL | {"max_iter": 2}
 
@@ -267,6 +268,10 @@ def interrupt():
     ({"activation": "rleu"}, "The 'activation' parameter of MLPClassifier must be a str among"),
     ({"solver": 3}, "The 'solver' parameter"),
     ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be > 0"),
+    ({"hidden_layer_sizes": (8.5,)}, r"hidden_layer_sizes is \(8.5,\), expected whole numbers"),
+    ({"solver": int}, "solver is .*int.*, expected a name"),
+    ({"class_weight": {0: -1}}, r"class_weight\[0\] is -1, expected a finite number of at least 0"),
+    ({"class_weight": [1, 2]}, "class_weight holds 1, expected a dict"),
     ({"dropout": (0.1, 0.1, 0.1)}, "expected a rate in [0, 1), or 2 of them"),
     ({"solver": "lbfgs", "dropout": 0.5}, "solver is 'lbfgs'"),
     ({"solver": optax.sgd(0.1), "learning_rate": "adaptive"}, "solver takes no rate"),
@@ -282,8 +287,15 @@ def test_a_parameter_that_does_not_fit_is_named(settings, message):
 @pytest.mark.parametrize("fit, message", [
     (lambda: MLPRegressor(loss="poisson").fit(X, -CLASSES), "expected values of at least 0 for loss='poisson'"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, -WEIGHTS), "Negative values in data passed to `sample_weight`"),
-    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X, CLASSES + 1)), "which y does not have"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X, CLASSES + 1)), "expected those of training"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=X), "validation is a ndarray, expected a tuple"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X,)), "validation is 1 arrays, expected a tuple"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X[:, :1], CLASSES)), "validation: X has 1 features"),
+    (lambda: MLPClassifier(**QUICK).fit(X, SEVERAL, validation=(X, SEVERAL[:, :1])), "validation: y has shape"),
+    (lambda: MLPClassifier(**QUICK).fit(X, SEVERAL, validation=(X, 7 * SEVERAL)), "expected .* of 0 and 1"),
+    (lambda: MLPRegressor(**QUICK).fit(X, NUMBERS, validation=(X, CLASSES)), "validation: y has 1 outputs, expected"),
+    (lambda: MLPClassifier(**QUICK).partial_fit(X, CLASSES, classes=[0, 1, 2]).set_params(solver="sgd")
+     .partial_fit(X, CLASSES), "solver is 'sgd', expected the one of the calls of partial_fit before"),
     (lambda: MLPClassifier(class_weight="balanced").partial_fit(X, CLASSES, classes=[0, 1, 2]), "not supported for"),
     (lambda: MLPRegressor(**QUICK).partial_fit(X, CLASSES).partial_fit(X, NUMBERS), "expected the 1 of the previous"),
     (lambda: MLPRegressor().fit(X * 1e300, CLASSES), "too large"),

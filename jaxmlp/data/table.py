@@ -22,7 +22,7 @@ class Table:
     categories: dict[str, tuple[str, ...]]  # for each column of categories its names
     kinds: dict[str, Kind] = field(default_factory=dict)  # for `read_csv` of another file: categories by their names
     path: str = ""
-    lines: Sequence[int] = ()  # for each row its first line in the file
+    lines: Sequence[int] = field(default=(), repr=False)  # for each row its first line in the file
 
     def _repr_html_(self) -> str:
         """The first rows for a notebook, with the names of categories."""

@@ -162,6 +162,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _weigh_classes(self, y: Any) -> np.ndarray:
         """Each example's weight by its class."""
         given = self.class_weight
+        for weights in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
+            inputs.check_class_weights(weights)
+        if isinstance(given, list) and y.ndim == 1:
+            raise ValueError(f"class_weight is {given}, expected a dict of weights by class, or 'balanced'")
         if not isinstance(given, dict) or y.ndim == 2:
             return compute_sample_weight(given, y)
         if unknown := [label for label in given if label not in self.classes_]:
@@ -169,13 +173,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         each = np.array([given.get(label, 1.0) for label in self.classes_.tolist()])
         return each[np.searchsorted(self.classes_, y)]
 
-    def _read_validation(self, given: Any) -> tuple:
-        X, y, weights = inputs.read_validation(given)
+    def _read_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
         X, y = inputs.read_examples(self, X, y, reset=False)
-        y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.ndim == 1 and (unknown := np.setdiff1d(y, self.classes_)).size:
-            raise ValueError(f"validation has the classes {unknown}, which y does not have: {self.classes_}")
-        return X, self._encode(y), inputs.read_sample_weight(weights, X, X.dtype)
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            if y.shape != (len(X), self.n_outputs_) or not np.isin(y, (0, 1)).all():
+                raise ValueError(f"y has shape {y.shape}, expected {(len(X), self.n_outputs_)} of 0 and 1")
+            return X, self._encode(y)
+        y = column_or_1d(y, warn=True)
+        if (unknown := np.setdiff1d(y, self.classes_)).size:
+            raise ValueError(f"y has the classes {unknown}, expected those of training: {self.classes_}")
+        return X, self._encode(y)
 
     def _score_outputs(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> float:
         """The accuracy; several labels of one example are right together."""
@@ -260,10 +267,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.n_outputs_ = Y.shape[1]
         return X, Y, inputs.read_sample_weight(sample_weight, X, X.dtype)
 
-    def _read_validation(self, given: Any) -> tuple:
-        X, y, weights = inputs.read_validation(given)
+    def _read_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
         X, y = inputs.read_examples(self, X, y, reset=False, y_numeric=True)
-        return X, inputs.read_numbers(y, X.dtype, self.loss), inputs.read_sample_weight(weights, X, X.dtype)
+        Y = inputs.read_numbers(y, X.dtype, self.loss)
+        if Y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {Y.shape[1]} outputs, expected {self.n_outputs_}")
+        return X, Y
 
     def _score_outputs(self, outputs: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> float:
         """The R^2; NaN where an output is not finite."""

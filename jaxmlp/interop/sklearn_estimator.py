@@ -77,7 +77,7 @@ class BaseMLP(BaseEstimator):
         if not all(np.isfinite(array).all() for array in [*self.coefs_, *self.intercepts_]):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                "preprocessed."
+                "preprocessed, or learning_rate_init may be too large."
             )
         return self
 
@@ -155,6 +155,8 @@ class BaseMLP(BaseEstimator):
             ours = self.solver not in ("sgd", "adam") or np.any(self.dropout)  # these draw in ways of their own
             seed = int(self._random_state.randint(MAX_SEED)) if ours else 0
             self._optimizer = Memory(numbers, schedule, self.power_t, seed)
+        if self._optimizer.numbers.keys() != numbers.keys():
+            raise ValueError(f"solver is {self.solver!r}, expected the one of the calls of partial_fit before")
         batch_size = min(200, len(X)) if self.batch_size == "auto" else self.batch_size
         if batch_size > len(X):
             warnings.warn(
@@ -168,6 +170,14 @@ class BaseMLP(BaseEstimator):
         params = networks.to_params(self.coefs_, self.intercepts_, X.dtype)
         return Training(net, self._optimizer, Penalized(make, self._share), params, Data(X, Y, weights), regularization,
                         min(int(batch_size), len(X)), float(self.alpha))  # pyright: ignore # fmt: skip
+
+    def _read_validation(self, given: Any) -> tuple[Any, Any, Any]:
+        X, y, weights = inputs.read_validation(given)
+        try:
+            X, Y = self._read_held_out(X, y)
+            return X, Y, inputs.read_sample_weight(weights, X, X.dtype)
+        except ValueError as error:
+            raise ValueError(f"validation: {error}") from None
 
     def _hold_out(self, X: Any, Y: Any, weights: Any) -> tuple[tuple, tuple]:
         """scikit-learn's split for `early_stopping`: the training examples, and the others."""

@@ -110,9 +110,20 @@ def check_parameters(estimator: Any) -> None:
 def read_widths(given: Any) -> list[int]:
     """The widths of the hidden layers."""
     widths = list(given) if hasattr(given, "__iter__") else [given]
+    if not all(isinstance(width, Integral) and not isinstance(width, bool) for width in widths):
+        raise ValueError(f"hidden_layer_sizes is {given!r}, expected whole numbers")
     if np.any(np.array(widths) <= 0):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {widths}.")
     return [int(width) for width in widths]
+
+
+def check_class_weights(given: Any) -> None:
+    """Refuses what is no dict of weights of at least 0."""
+    if not isinstance(given, dict):
+        raise ValueError(f"class_weight holds {given!r}, expected a dict of weights by class for each output")
+    for label, weight in given.items():
+        if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+            raise ValueError(f"class_weight[{label!r}] is {weight!r}, expected a finite number of at least 0")
 
 
 def read_keep(dropout: Any, depth: int) -> np.ndarray | None:
@@ -186,5 +197,6 @@ def read_sample_weight(given: Any, X: np.ndarray, dtype: Any) -> np.ndarray | No
 def read_validation(given: Any) -> tuple[Any, Any, Any]:
     """`X`, `y` and weights (or None) of a validation set."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        raise ValueError(f"validation is a {type(given).__name__}, expected a tuple (X, y) or (X, y, sample_weight)")
+        got = f"{len(given)} arrays" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+        raise ValueError(f"validation is {got}, expected a tuple (X, y) or (X, y, sample_weight)")
     return tuple(given) if len(given) == 3 else (*given, None)

@@ -43,7 +43,10 @@ def _name_solver(solver: Any, net: MLP, nesterov: bool) -> tuple[Any, tuple[str,
         return adam, ("learning_rate", "beta_1", "beta_2", "epsilon")
     if solver == "kfac":
         return Kfac(net), ("learning_rate", "momentum")
-    takes = inspect.signature(solver).parameters.values()
+    try:
+        takes = inspect.signature(solver).parameters.values()
+    except ValueError:
+        raise ValueError(f"solver is {solver!r}, expected a name, an optax transformation, or a factory") from None
     takes_rate = any(p.name == "learning_rate" or p.kind is p.VAR_KEYWORD for p in takes)
     return (solver, ("learning_rate",)) if takes_rate else (Constant(solver), ())
 
