@@ -274,7 +274,7 @@ def interrupt():
     ({"solver": int}, "solver is .*int.*, expected a name"),
     ({"class_weight": {0: -1}}, r"class_weight\[0\] is -1, expected a finite number of at least 0"),
     ({"class_weight": [1, 2]}, "class_weight holds 1, expected a dict"),
-    ({"dropout": (0.1, 0.1, 0.1)}, "expected a rate in [0, 1), or 2 of them"),
+    ({"dropout": (0.1, 0.1, 0.1)}, "expected a rate in [0, 1), or 2 such rates"),
     ({"solver": "lbfgs", "dropout": 0.5}, "solver is 'lbfgs'"),
     ({"solver": optax.sgd(0.1), "learning_rate": "adaptive"}, "solver takes no rate"),
     ({"solver": lambda: optax.sgd(0.1), "learning_rate": "invscaling"}, "solver takes no rate"),

@@ -31,7 +31,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         activation: also "sigmoid", "leaky_relu", "elu", "softplus", "gelu", "silu", or an `Activation`.
         solver: also "kfac", an optax transformation, or a factory such as `optax.lion`, which takes
             `learning_rate_init`. The schedules of `learning_rate` hold for all but "adam".
-        class_weight: a dict `{label: weight}`, 1 for the others, or "balanced"; it multiplies `sample_weight`.
+        class_weight: a dict `{label: weight}`, 1 for the others, or "balanced"; it multiplies `sample_weight`. A list
+            of dicts, one for each column of a y of several labels.
         dropout: the probability of dropping an entry of the inputs and hidden layers, or one for each of these.
         label_smoothing: the share of each label that is spread over all classes.
         weights: a name of `jm.init`'s, such as "he"; unless given scikit-learn's uniform weights are drawn.

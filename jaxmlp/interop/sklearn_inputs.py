@@ -131,7 +131,7 @@ def read_keep(dropout: Any, depth: int) -> np.ndarray | None:
     rates = np.asarray(dropout, np.float32)
     if rates.shape not in ((), (depth,)) or not ((rates >= 0) & (rates < 1)).all():
         raise ValueError(
-            f"dropout is {dropout}, expected a rate in [0, 1), or {depth} of them: the inputs' and each hidden layer's"
+            f"dropout is {dropout}, expected a rate in [0, 1), or {depth} such rates: for the inputs and hidden layers"
         )
     return None if not rates.any() else 1 - rates
 

@@ -205,7 +205,10 @@ def _name_layers(names: Sequence[str] | None, framework: str, depth: int) -> lis
 
 
 def _to_tensor(array: np.ndarray) -> Any:
-    torch = importlib.import_module("torch")  # only for those who ask for its tensors
+    try:
+        torch = importlib.import_module("torch")  # only for those who ask for its tensors
+    except ModuleNotFoundError:
+        raise ImportError("torch is not installed: python3 -m pip install torch") from None
     if array.dtype == jnp.bfloat16:  # which PyTorch does not take from NumPy
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     return torch.from_numpy(array)
