@@ -122,7 +122,7 @@ def check_class_weights(given: Any) -> None:
     if not isinstance(given, dict):
         raise ValueError(f"class_weight holds {given!r}, expected a dict of weights by class for each output")
     for label, weight in given.items():
-        if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
             raise ValueError(f"class_weight[{label!r}] is {weight!r}, expected a finite number of at least 0")
 
 
