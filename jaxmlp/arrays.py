@@ -110,3 +110,9 @@ def to_jax(given: Any, name: str) -> jax.Array:
         return jnp.asarray(given)
     with jax.ensure_compile_time_eval():  # concrete inside a caller's trace, too
         return jax.device_put(values, may_alias=False)  # jnp.asarray compiles a program for each shape
+
+
+def widen(leaf: Any) -> jax.Array:
+    """A JAX array with the floats of `leaf` in float64; for `jax.enable_x64(True)`."""
+    array = np.asarray(leaf)
+    return jax.device_put(array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped
 
-from jaxmlp import rules, validate
+from jaxmlp import arrays, rules, validate
 from jaxmlp._backward import backprop, value_and_grad
 from jaxmlp._forward import Masks, cost, tail_loss
 from jaxmlp.angles import layer_angles, norm_ratios
@@ -121,7 +121,7 @@ def check_gradients(
             mistakes = tuple(f"a wrong derivative: {sentence}" for sentence in voted.by_hand_alone if backward is None)
             mistakes = mistakes or name_mistakes(net, params, *problem, grads, expected, wrong)
         with jax.enable_x64(True):
-            params64, *problem64 = jax.tree.map(_widen, (params, *problem))
+            params64, *problem64 = jax.tree.map(arrays.widen, (params, *problem))
             exact = replace(net, products=None)
             grads64 = _compute_by_hand(exact, params64, *problem64, backward=backward)
             rows += compare_differences(exact, params64, problem64, grads64, step, entries, wrong)
@@ -204,9 +204,3 @@ def _name_alone(rows: list[Comparison], expected: Params) -> tuple[Comparison, .
             elif np.isclose(row.expected, by_autodiff, rtol=1e-4, atol=1e-8):
                 alone[row.name] = "by hand"
     return tuple(row if row.passed else replace(row, alone=alone.get(row.name, "")) for row in rows)
-
-
-def _widen(leaf):
-    """A leaf with its floats in float64."""
-    array = np.asarray(leaf)
-    return jax.device_put(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array
 
+from jaxmlp import arrays
 from jaxmlp._backward import output_delta
 from jaxmlp._forward import Tape, tail_loss
 from jaxmlp.activations import Activation
@@ -66,7 +67,7 @@ def vote(net: MLP, params: Params, trace: Trace, Y: Array, weights: Any, masks: 
         ((), ())
     """
     with jax.enable_x64(True):
-        params, zs, Y = jax.tree.map(_widen, (params, trace.pre_activations, Y))
+        params, zs, Y = jax.tree.map(arrays.widen, (params, trace.pre_activations, Y))
         found = [_measure_activation(f, z) for f, z in zip(net.hidden, zs[:-1], strict=True)]
         measured = [Slopes(*map(np.asarray, s)) for s in (*found, _measure_loss(net, params, zs[-1], Y))]
     with np.errstate(all="ignore"):  # an infinite slope is judged as such
@@ -182,9 +183,3 @@ def _tell(name: str, s: Slopes, entries: np.ndarray) -> str:
     slopes = (s.values[-1][at] - s.values[2][at]) / STEP, (s.values[2][at] - s.values[0][at]) / STEP
     return (f"{name}, z = {s.z[at]:.6g}: its derivative by hand is {s.by_hand[at]:.6g}, by autodiff "
             f"{s.autodiff[at]:.6g}, by differences above z {slopes[0]:.6g} and below {slopes[1]:.6g}")  # fmt: skip
-
-
-def _widen(leaf):
-    """A leaf with its floats in float64."""
-    array = np.asarray(leaf)
-    return jax.device_put(array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array)

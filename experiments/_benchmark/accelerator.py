@@ -21,7 +21,16 @@ from experiments import xor
 from experiments._benchmark import populations, readouts, second_order
 from experiments._benchmark.ours import Epoch, by_autodiff
 from experiments._benchmark.problem import Problem, make_problem, widths
-from experiments._benchmark.timing import Call, Cell, digits, make_contestants, milliseconds, quartiles, time_in_turns
+from experiments._benchmark.timing import (
+    Call,
+    Cell,
+    digits,
+    make_contestants,
+    milliseconds,
+    peer,
+    quartiles,
+    time_in_turns,
+)
 from experiments.datasets import Pictures
 from experiments.output import Output
 from jaxmlp.products import PRODUCTS
@@ -182,7 +191,7 @@ def in_float32(function: Callable) -> Callable:
 def clipping(work: Work, pictures: Pictures, rounds: int) -> Cell:
     """The clipped gradient beside the mean gradient, and beside that of `jax.grad`: time and memory."""
     problem = _problem(Work(work.network, min(work.batch_size, len(pictures.X))), pictures)
-    net, params = problem.net, tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+    net, params = problem.net, problem.params
     repeat = lambda array: jnp.asarray(np.resize(array, (work.batch_size, *array.shape[1:])))
     data = params, repeat(problem.X), repeat(problem.Y)
     functions = {name: readouts.quantities(net)[name] for name in (readouts.BASE, "clipped gradient")}
@@ -212,12 +221,11 @@ def epochs(work: Work, products: str, pictures: Pictures, rounds: int, keep: flo
     problem = dataclasses.replace(problem, net=dataclasses.replace(problem.net, products=rounded), keep=keep)
     X, _, Y = problem.on_device
     on_device: Any = dataclasses.replace(problem, X=X, Y=Y)  # Flax takes its batches from the chip's memory
-    peer = lambda file, name: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)
     makers: dict[str, Callable[[], Call]] = {
         "ours": lambda: Epoch(problem),
         "jax.grad": lambda: Epoch(problem, by_autodiff),
-        "flax": lambda: peer("jax_peers", "flax")(on_device),
-        "torch": lambda: peer("torch_accelerator", "Accelerated")(problem),
+        "flax": peer("jax_peers", "flax", on_device),
+        "torch": peer("torch_accelerator", "Accelerated", problem),
     }
     with jax.default_matmul_precision(products):
         calls, ready, absent = make_contestants(makers)
@@ -239,7 +247,7 @@ def contestant_rows(cell: Cell) -> list[dict[str, str]]:
 def of_readouts(work: Work, pictures: Pictures, rounds: int) -> Cell:
     """Each readout beside the mean gradient, and the clipped gradient by `vmap(grad)`."""
     problem = _problem(work, pictures)
-    net, params = problem.net, tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+    net, params = problem.net, problem.params
     X, _, Y = problem.on_device
     functions = readouts.quantities(net)
     functions["clipped gradient, vmap(grad)"] = readouts.by_vmap_grad(net)["clipped gradient"]

@@ -1,7 +1,6 @@
 """The grid: an epoch of each network at each batch size, by ours, by every peer and at the limit."""
 
 import functools
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._benchmark import timing
 from experiments._benchmark.limit import Products, bytes_seconds, limit_seconds
 from experiments._benchmark.ours import Epoch
 from experiments._benchmark.problem import Problem, make_problem, widths
@@ -36,8 +36,7 @@ PEERS = {  # the file and the function or class in it that makes the peer
 
 def maker(peer: str) -> Callable[[Problem], Any]:
     """The function that makes a peer of a problem; only its call imports the peer's library."""
-    file, name = PEERS[peer]
-    return lambda problem: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)(problem)
+    return lambda problem: timing.peer(*PEERS[peer], problem)()
 
 
 def measure_cell(problem: Problem, name: str, peers: tuple[str, ...], rounds: int) -> Cell:

@@ -4,19 +4,17 @@ Clipping beside jax_privacy, products with the Hessian and Kronecker factors bes
 laplace-torch, influence beside kronfluence, tangent kernels beside neural-tangents and `jax.jacrev`.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp as jm
 from experiments._benchmark.problem import make_problem, widths
-from experiments._benchmark.timing import Cell, digits, make_contestants, peer_rows, time_in_turns
+from experiments._benchmark.timing import Cell, digits, make_contestants, peer, peer_rows, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
 from jaxmlp.methods.normal_weights import Structure
@@ -78,11 +76,6 @@ class Task:
     ours: Callable[[], Contestant]
     peers: dict[str, Callable[[], Contestant]]
     tolerance: float = TOLERANCE
-
-
-def peer(file: str, name: str, *arguments: Any) -> Callable[[], Contestant]:
-    """Makes a peer; only its call imports the peer's library."""
-    return lambda: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)(*arguments)
 
 
 def waiting(function: Callable, *arguments: Any, **options: Any) -> Contestant:
@@ -165,7 +158,7 @@ def of_kernels(sizes: Sizes, pictures: Pictures) -> Iterator[Task]:
 def examples(network: str, m: int, pictures: Pictures, steps: int = 0) -> tuple[jm.MLP, Params, jax.Array, jax.Array]:
     """A network, its weights, after `steps` steps of gradient descent, and m examples."""
     problem = make_problem(widths(network), m, pictures, 0.1, steps=1)
-    net, params = problem.net, tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+    net, params = problem.net, problem.params
     X, _, Y = problem.on_device
     for _ in range(steps):
         gradient = jm.value_and_grad(net, params, X, Y)[1]

@@ -62,9 +62,8 @@ class Epoch:
                              preprocess=scale_pixels if as_bytes else None, rule=rule, accuracy=True)  # fmt: skip
         X, pixels, Y = problem.on_device
         self.data = training.Data(pixels if as_bytes else X, Y)
-        params = tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
         strengths = None if problem.keep is None else Regularization(keep=jnp.asarray(problem.keep, jnp.float32))
-        self.state = training.start(plan, params, self.data, jax.random.key(1), regularisation=strengths)
+        self.state = training.start(plan, problem.params, self.data, jax.random.key(1), regularisation=strengths)
         began = time.perf_counter()
         epoch = jax.jit(partial(training.epoch, plan), donate_argnums=0)
         with gradient_by(gradient):

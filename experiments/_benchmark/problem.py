@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxmlp as jm
 from experiments.datasets import Pictures
+from jaxmlp.network import Params
 
 EPOCH_SECONDS = 0.11  # aim for an epoch of ours on two cores
 # An epoch has at least STEPS steps, unless they take more than LONGEST seconds. Fewer would distort the ratios: once an
@@ -37,6 +38,11 @@ class Problem:
     def on_device(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`X`, `pixels`, `Y`: one copy for all, because an array's place in memory can cost a tenth of an epoch."""
         return jnp.asarray(self.X), jnp.asarray(self.pixels), jnp.asarray(self.Y)
+
+    @property
+    def params(self) -> Params:
+        """New arrays of the weights."""
+        return tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in self.weights)
 
     @property
     def steps(self) -> int:

@@ -1,8 +1,7 @@
 """The cost of each readout beside the mean gradient, `vmap(grad)`, BackPACK and Opacus."""
 
-import importlib
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from experiments._benchmark.timing import (
     Cell,
     make_contestants,
     milliseconds,
+    peer,
     peer_rows,
     quartiles,
     time_in_turns,
@@ -118,18 +118,14 @@ def compare_with_vmap_grad(net: jm.MLP, params: Params, X, Y, name: str) -> Iter
 def compare_with_torch(net: jm.MLP, params: Params, X, Y, rounds: int, name: str) -> Iterator[Cell]:
     """Ours, together with the mean gradient, against BackPACK and Opacus."""
     arrays = params, np.array(X), np.array(Y)
-
-    def peer(maker: str, *arguments: Any) -> Callable[[], Call]:
-        """Makes the peer; imports its library only then."""
-        return lambda: getattr(importlib.import_module("experiments._benchmark.torch_readouts"), maker)(*arguments)
-
+    torch = functools.partial(peer, "torch_readouts")
     contests: dict[str, dict[str, Callable[[], Call]]] = {
-        quantity: {"BackPACK": peer("backpack", quantity, *arrays)}
+        quantity: {"BackPACK": torch("backpack", quantity, *arrays)}
         for quantity in ("norms", "second moment", "Kronecker factors", "Gauss-Newton diagonal")
     }
     contests["clipped gradient"] = {
-        "Opacus, per example": peer("opacus_per_example", *arrays, MAX_NORM),
-        "Opacus, ghost": peer("opacus_ghost", *arrays, MAX_NORM),
+        "Opacus, per example": torch("opacus_per_example", *arrays, MAX_NORM),
+        "Opacus, ghost": torch("opacus_ghost", *arrays, MAX_NORM),
     }
     for quantity, makers in contests.items():
         ours = with_gradient(net)[quantity]
@@ -141,7 +137,7 @@ def section(pictures: Pictures, networks: tuple[str, ...], rounds: int, quick: b
     """The readouts of one backward pass, at batch 512."""
     for network in networks:
         problem = make_problem(widths(network), 512, pictures, 0.01, steps=1)
-        net, params = problem.net, tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+        net, params = problem.net, problem.params
         X, Y, name = jnp.asarray(problem.X), jnp.asarray(problem.Y), f"{network}, batch 512"
         cell = compare_with_gradient(net, params, X, Y, rounds, name)
         yield cell

@@ -50,7 +50,7 @@ def section(pictures: Pictures, networks: tuple[str, ...], rounds: int, quick: b
     """A gradient at batch 512 and an epoch at batch 128 by each rule, beside backpropagation."""
     for network in networks:
         problem = make_problem(widths(network), 512, pictures, 0.01, steps=1)
-        net, params = problem.net, tuple(jm.Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in problem.weights)
+        net, params = problem.net, problem.params
         X, Y = jnp.asarray(problem.X), jnp.asarray(problem.Y)
         cells = [gradients(net, params, X, Y, rounds, f"{network}, batch 512")]
         if not quick:

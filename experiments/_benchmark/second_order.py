@@ -6,9 +6,7 @@ and sample one label an example from the model.
 """
 
 import functools
-import importlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import optax
@@ -16,7 +14,7 @@ import optax
 import jaxmlp as jm
 from experiments._benchmark.ours import Epoch
 from experiments._benchmark.problem import Problem, make_problem, widths
-from experiments._benchmark.timing import Call, Cell, make_contestants, milliseconds, quartiles, time_in_turns
+from experiments._benchmark.timing import Call, Cell, make_contestants, milliseconds, peer, quartiles, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
 
@@ -49,13 +47,7 @@ def contestants(problem: Problem, own: dict[str, optax.GradientTransformation]) 
     made: dict[str, Callable[[], Call]] = {
         name: functools.partial(Epoch, problem, optimizer=optimizer) for name, optimizer in own.items()
     }
-    for peer, (file, name) in PEERS.items():
-        made[peer] = lambda file=file, name=name: _peer(file, name)(problem)
-    return made
-
-
-def _peer(file: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)
+    return made | {name: peer(*where, problem) for name, where in PEERS.items()}
 
 
 def measure(problem: Problem, name: str, rounds: int, quick: bool = False) -> Cell:

@@ -1,6 +1,7 @@
 """The timing of contestants at one task, round by round and in turns: seconds, ratios, and rows of tables."""
 
 import gc
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ Call = Callable[[], Any]  # does the task once and waits for its result
 # their end, because otherwise it would share the cores with them.
 PAUSE = 0.04  # seconds
 TURN = 0.03  # seconds: a shorter turn would run on cold caches
+
+
+def peer(file: str, name: str, *arguments: Any) -> Callable[[], Any]:
+    """What makes the peer `name` of a file here, from these arguments; only its call imports the peer's library."""
+    return lambda: getattr(importlib.import_module(f"experiments._benchmark.{file}"), name)(*arguments)
 
 
 def cores() -> int:

@@ -163,8 +163,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _weigh_classes(self, y: Any) -> np.ndarray:
         """Each example's weight by its class."""
         given = self.class_weight
-        for weights in given if isinstance(given, list) else [given] if isinstance(given, dict) else []:
-            inputs.check_class_weights(weights)
+        if given != "balanced":
+            for weights in given if isinstance(given, list) else [given]:
+                inputs.check_class_weights(weights)
         if isinstance(given, list) and y.ndim == 1:
             raise ValueError(f"class_weight is {given}, expected a dict of weights by class, or 'balanced'")
         if not isinstance(given, dict) or y.ndim == 2:

@@ -36,8 +36,8 @@ class Penalized:
 
     Args:
         make: an optax transformation, or a factory.
-        share: the part of J that is reported: `1/k` for a squared error, of which scikit-learn reports the mean over
-            the k outputs and descends the sum.
+        share: the part of J that is reported: 1, or `1/k` for a squared error. scikit-learn descends the sum over the k
+            outputs and reports the mean.
     """
 
     make: Optimizer

@@ -4,7 +4,7 @@ A base network is the one on which rates were tuned. Let r be a layer's width ov
 for inputs and outputs. Each step should move the z of each layer as far as in the base network, whatever the widths.
 With output weights of order `1 / n_in`, entries of a are of order 1 and those of delta below the output of order
 `1 / n_out`. SGD's update `-rate delta a^T` moves z by `rate delta (a . a')`, of order `rate n_in / n_out`; an update by
-Adam has entries of order `rate` and moves z by `rate n_in`. Hence variances and rates are the base network's times
+Adam has entries of order `rate` and moves z by `rate n_in`. So variances and rates are the base network's times
 
 |                  | input weights | hidden weights | output weights | hidden biases | output biases |
 |------------------|---------------|----------------|----------------|---------------|---------------|

@@ -75,7 +75,7 @@ def read(path: FilePath, own: Sequence[Activation | Loss]) -> dict[str, Any]:
 
 
 class _Held:
-    """What a file holds; every part is checked as it is taken: a right checksum proves nothing."""
+    """What a file holds. Every part is checked when it is taken, since a wrong file may have a right checksum."""
 
     def __init__(self, path: FilePath, tensors: dict[str, np.ndarray], about: dict[str, Any]):
         self.path, self.tensors, self.about = path, tensors, about
