@@ -158,7 +158,7 @@ def measure(chosen: Settings, out: Output) -> Iterator[Cell]:
     of_traces = pictures, networks, chosen.rounds, chosen.quick, out
     parts = {
         "epochs": partial(epochs.grid, chosen.networks, chosen.batch_sizes, chosen.peers, pictures, chosen.rounds,
-                          chosen.learning_rate, out),
+                          chosen.learning_rate, chosen.quick, out),
         "readouts": partial(readouts.section, *of_traces),
         "rules": partial(rules.section, *of_traces),
         "second_order": partial(second_order.section, pictures, chosen.second_order_networks, *rest[1:]),

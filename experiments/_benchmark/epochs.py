@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments._benchmark import timing
 from experiments._benchmark.limit import Products, bytes_seconds, limit_seconds
 from experiments._benchmark.ours import Epoch
-from experiments._benchmark.problem import Problem, make_problem, widths
+from experiments._benchmark.problem import EPOCH_SECONDS, QUICK_SECONDS, Problem, make_problem, steps_for, widths
 from experiments._benchmark.timing import Call, Cell, digits, make_contestants, milliseconds, quartiles, time_in_turns
 from experiments.datasets import Pictures
 from experiments.output import Output
@@ -59,15 +59,17 @@ def beyond_limit(problem: Problem, seconds: dict[str, np.ndarray], peer: str) ->
 
 def grid(
     networks: tuple[str, ...], batch_sizes: tuple[int, ...], peers: tuple[str, ...], pictures: Pictures, rounds: int,
-    rate: float, out: Output,
+    rate: float, quick: bool, out: Output,
 ) -> Iterator[Cell]:  # fmt: skip
     """Yields each cell when it is done, and reports it by a line, and each network by a table."""
+    long = QUICK_SECONDS if quick else EPOCH_SECONDS
     number, total = 0, len(networks) * len(batch_sizes)
     for network in networks:
         cells = []
         for batch_size in batch_sizes:
             began, number = time.perf_counter(), number + 1
-            problem = make_problem(widths(network), batch_size, pictures, rate)
+            steps = steps_for(widths(network), batch_size, len(pictures.X), long)
+            problem = make_problem(widths(network), batch_size, pictures, rate, steps)
             cell = measure_cell(problem, f"{network}, batch {batch_size}", peers, rounds)
             cells.append(cell)
             yield cell

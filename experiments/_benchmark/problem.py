@@ -12,7 +12,7 @@ import jaxmlp as jm
 from experiments.datasets import Pictures
 from jaxmlp.network import Params
 
-EPOCH_SECONDS = 0.11  # aim for an epoch of ours on two cores
+EPOCH_SECONDS, QUICK_SECONDS = 0.11, 0.02  # aims for an epoch of ours on two cores
 # An epoch has at least STEPS steps, unless they take more than LONGEST seconds. Fewer would distort the ratios: once an
 # epoch ours checks for divergence and keeps the earlier weights, which costs half a step of the widest network. A whole
 # epoch of MNIST would take too long: at batch 128 its 468 steps take 10 s a round, and the peers' 20 s.
@@ -61,11 +61,11 @@ def widths(name: str) -> tuple[int, ...]:
     return sizes
 
 
-def steps_for(sizes: tuple[int, ...], batch_size: int, available: int = 60_000) -> int:
-    """The number of steps that make an epoch long enough to time; the same on every machine."""
+def steps_for(sizes: tuple[int, ...], batch_size: int, available: int = 60_000, seconds: float = EPOCH_SECONDS) -> int:
+    """The number of steps that make an epoch about this long; the same on every machine."""
     weights = sum(i * o for i, o in pairwise(sizes))
     step = max(STEP_SECONDS, 6 * batch_size * weights / OPERATIONS, weights / WEIGHTS)
-    return max(1, min(available // batch_size, max(2, round(EPOCH_SECONDS / step), min(STEPS, round(LONGEST / step)))))
+    return max(1, min(available // batch_size, max(2, round(seconds / step), min(STEPS, round(LONGEST / step)))))
 
 
 def make_problem(sizes: tuple[int, ...], batch_size: int, pictures: Pictures, rate: float, steps: int = 0) -> Problem:
