@@ -34,7 +34,7 @@ def as_numpy(given: Any, name: str) -> np.ndarray:
         raise
     except Exception as error:  # of another person's `__array__`
         if isinstance(error, ValueError) and isinstance(given, list | tuple):
-            raise ValueError(f"{name} is ragged, expected an array") from None
+            raise ValueError(f"{name} is ragged, expected an array{_tell_shapes(given)}") from None
         raise ValueError(f"{name} is {article(type(given).__name__)} that gives no array: {error}") from None
     if masked or np.ma.is_masked(values):
         raise ValueError(
@@ -42,6 +42,14 @@ def as_numpy(given: Any, name: str) -> np.ndarray:
             "the entries a value by filled()"
         )
     return np.asarray(values)
+
+
+def _tell_shapes(given: Any) -> str:
+    """What a list or tuple holds, where it holds arrays, such as the two of `(X, Y)`."""
+    shapes = [getattr(entry, "shape", None) for entry in given]
+    if None in shapes:
+        return ""
+    return f", not {article(type(given).__name__)} of arrays of shapes {reprlib.repr(shapes)[1:-1]}"
 
 
 def _is_masked(given: Any) -> bool:

@@ -1,7 +1,7 @@
 """What an optax optimizer is told in a step, and its whole-number arguments.
 
 Line searches, Polyak's step, SAM and K-FAC take more than the gradient: `value`, `grad`, `value_fn` and `grad_fn` of
-the cost, and the `trace` of the batch with its `weights`, and a `key`.
+the cost, and the `trace` of the batch with its `weights`, a `key`, and the `net`.
 """
 
 import inspect
@@ -31,6 +31,7 @@ class Objective(NamedTuple):
     trace: Trace  # of the batch; the deltas of an example of weight 0 mean nothing
     weights: Float[Array, " m"] | None  # of the trace's examples: the cost is `sum w L / sum w`
     key: PRNGKeyArray | None  # for what the optimizer draws in this step
+    net: MLP  # that is trained
     plain: bool = False  # whether the gradient is known to be the mean of the trace's, without penalties
 
 
@@ -49,7 +50,7 @@ def update(
 ) -> tuple[Any, Any]:
     """`optimizer.update`, told as much of the objective as it takes."""
     # optax's line searches hand on what value_fn names, and refuse all else that they do not take themselves.
-    value_fn = lambda params, trace=None, weights=None, key=None, plain=None: objective.value_fn(params)
+    value_fn = lambda params, trace=None, weights=None, key=None, net=None, plain=None: objective.value_fn(params)
     known = objective._asdict() | {"grad": grads, "value_fn": value_fn}
     grad_fn = known.pop("grad_fn")
     extended = optax.with_extra_args_support(optimizer)
@@ -81,16 +82,16 @@ def check_factory(optimizer: Any, hyper: dict[str, Any]) -> None:
         raise ValueError(f"optimizer makes a {type(made).__name__}, expected an optax transformation")
 
 
-def check(net: MLP, make: Callable[..., optax.GradientTransformation], hyper: dict[str, Any], params: Params) -> None:
+def check(net: MLP, given: Optimizer, hyper: dict[str, Any], params: Params) -> None:
     """Refuses an optimizer that fails on these parameters, or changes their form or its state's. It is only traced.
 
     Args:
-        make: makes the optimizer of `hyper`.
+        given: a transformation, or a factory that makes one of `hyper`.
         params: the parameters, or their shapes.
     """
 
     def step(hyper, params):
-        optimizer = make(**hyper)
+        optimizer = given if isinstance(given, optax.GradientTransformation) else given(**hyper)
         objective = make_objective(net, params, jnp.zeros((2, net.sizes[0]), params[0].b.dtype))
         state = optimizer.init(params)
         return state, update(optimizer, params, state, params, objective)
@@ -143,7 +144,7 @@ def make_objective(net: MLP, params: Params, X: Float[Array, "m i"]) -> Objectiv
     Y = jnp.zeros((X.shape[0], net.sizes[-1]), X.dtype)
     trace = trace_of(net, params, X, Y, None, rules.backprop, None)
     constant = lambda p: 0 * p[0].b.sum() + value
-    return Objective(value, constant, lambda p: p, trace, None, jax.random.key(0))
+    return Objective(value, constant, lambda p: p, trace, None, jax.random.key(0), net)
 
 
 def state_dtype(params: Any) -> Any:
@@ -165,12 +166,15 @@ class Told(NamedTuple):
 
     @classmethod
     def read(cls, name: str, net: MLP, params: Any, given: dict[str, Any], needed: tuple[str, ...]) -> "Told":
-        """The extra arguments of `update`; refuses one without `needed`, or with parameters of another network."""
+        """The extra arguments of `update`; refuses one without `needed`, or for another network."""
         if missing := [argument for argument in needed if (given | {"params": params}).get(argument) is None]:
             raise ValueError(
                 f"{name}'s update is called without {', '.join(missing)}, expected what jaxmlp.fit hands over: "
                 "update(grads, state, params, trace=jaxmlp.backprop(..), key=.., value=.., value_fn=..)"
             )
+        trained = given.get("net", net)  # a loop of one's own need not name it
+        if trained != net:
+            raise ValueError(f"{name} is for the network {net!r}, expected the one that is trained, {trained!r}")
         validate.params(net, params)
         return cls(**{argument: given[argument] for argument in cls._fields if argument in given})
 

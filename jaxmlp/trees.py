@@ -24,6 +24,7 @@ def write_tree(path: FilePath, tree: Any, about: dict[str, Any] | None = None) -
         about: a dict of JSON to store with them.
     Raises:
         ValueError: where a leaf is of another kind or traced, or `about` is not JSON.
+        FileNotFoundError: where the folder does not exist.
     Example:
         >>> jm.trees.write_tree("tree.safetensors", {"key": key, "step": 3}, about={"note": "half way"})
         >>> tree, about = jm.trees.read_tree("tree.safetensors", like={"key": key, "step": 0})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from problems import NET, examples, fit, tree_error
 
 import jaxmlp as jm
-from jaxmlp.training.checkpoint import Checkpoints
+from jaxmlp.training.checkpoint import Checkpoints, check_run
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -110,6 +111,21 @@ def test_another_runs_folder_is_refused(tmp_path, options, what):
         run(tmp_path, **options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"batch size": 5, "keep": None, "key": "1" * 8}, "batch size: 4, here 5; keep: 0.5, here None"),
+        ({"key": "1" * 8, "X": "2" * 8, "validation": "3" * 8}, "key; X; validation: none, here some"),
+        ({"shares": "0000000a 0000000b"}, "shares"),
+    ],
+)
+def test_settings_that_differ_are_named_in_words(changes, what):
+    """All of them; checksums alone where no setting tells the runs apart, and without their digits."""
+    saved = {"batch size": 4, "keep": 0.5, "key": "0" * 8, "X": "0" * 8, "validation": None, "shares": "0" * 8}
+    with pytest.raises(ValueError, match=re.escape(f"written by another run ({what}); expected the same arguments")):
+        check_run(saved | changes | {"new": 1}, saved, Path("last.safetensors"))
+
+
 def own(scale):
     """An activation of one name, whatever it does."""
     return jm.Activation("own", lambda z: jnp.tanh(scale * z), lambda z: scale * (1 - jnp.tanh(scale * z) ** 2))
@@ -142,7 +158,7 @@ def halves(times):
         ({"net": three(own(1.0), "tanh", "relu")}, {"net": three(own(2.0), "tanh", "relu")}, "own functions"),
         (clipped(1.0), clipped(0.9), "readout of fixed numbers"),
         (slower(0.05), slower(0.01), "optimizer's later updates"),
-        (halves(1), halves(2), "optimizer's first updates"),
+        (halves(1), halves(2), "hyperparameters compiled in: {'times': 1}, here {'times': 2}"),
         ({"penalties": (jm.l2(0.1), jm.l2(0.2))}, {"penalties": (jm.l2(0.3), jm.l2(0.2))}, "penalties"),
         ({"data": BLANK}, {"data": BLANK, "preprocess": lambda x: 2 * x}, "examples preprocessed"),
         (

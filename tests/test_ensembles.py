@@ -224,6 +224,8 @@ def test_a_file_that_is_no_population_says_what_it_is(many, tmp_path):
     jm.save(path, NET, many.member(0).params)
     with pytest.raises(ValueError, match=r"many.safetensors holds a network, expected a population"):
         jm.SweepResult.load(path)
+    with pytest.raises(FileNotFoundError, match="absent is not there, expected a folder for many"):
+        many.save(tmp_path / "absent" / "many")
     many.save(path)
     with pytest.raises(ValueError, match=r"many.safetensors holds a population, expected a network"):
         jm.load(path)
@@ -296,6 +298,8 @@ def test_a_pickle_leaves_out_what_it_cannot_hold_and_a_copy_keeps_it(many):
         (lambda m: m.predict(X, members=[4]), r"members\[0\] is 4, expected 0 to 3, or -1 to -4 from the end"),
         (lambda m: m.predict(X, members=[0, 1.5]), r"members\[1\] is 1.5, expected a whole number"),
         (lambda m: m.predict(X, members=2), "members is 2, expected the numbers of members, such as"),
+        (lambda m: m.predict((X, Y)), r"X is ragged, .* not a tuple of arrays of shapes \(30, 3\), \(30,\)"),
+        (lambda m: m.predict(X, members=m.diverged), r"members is array\(.*, such as np.flatnonzero of these"),
         (lambda m: m.predict(X, members=[]), "members is empty, expected the number of at least one member"),
         (lambda m: m.predict_mean(X, shares=[1.0]), r"shares has shape \(1,\), expected one share for each of the 3"),
         (lambda m: m.predict_mean(X, [0], [-1.0]), r"shares is \[-1.0\], expected finite numbers of at least 0"),

@@ -210,6 +210,9 @@ def test_several_networks_count_by_their_mean_and_checkpoints_by_their_rates(key
     rates = np.asarray([0.3, 0.2, 0.1])
     alone = np.stack([influence(NET, params, train, test, "tracin") for params in each])
     got = influence(NET, each, train, test, "tracin", rates=rates)
+    large = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1.7e308), each[2])
+    with pytest.raises(ValueError, match="network 1 gives scores that are not finite, expected networks that did not"):
+        influence(NET, [each[0], large], train, test, "tracin")
     np.testing.assert_allclose(got, np.tensordot(rates, alone, 1), rtol=1e-10)
 
 
@@ -248,6 +251,7 @@ def test_what_influence_refuses(key, compilations):
     params = jm.init(NET, key, dtype=jnp.float32)
     compilations.clear()
     train, test = (X, Y), (X[:2], Y[:2])
+    lost = (jm.Layer(params[0].W, params[0].b + jnp.nan), params[1])
     wide = jm.MLP((3, 6000, 2), "tanh", "softmax", "cross_entropy")
     call = lambda *args, **settings: lambda: jm.influence(NET, params, *args, **settings)
     for make, message in (
@@ -269,6 +273,8 @@ def test_what_influence_refuses(key, compilations):
         (call(train, test, curvature="hessian"), "curvature is 'hessian', expected one of 'gauss_newton', 'fisher'"),
         (call(train, test, chunk_size=0), "chunk_size is 0, expected at least 1"),
         (call(train, test, weights=np.ones(3)), r"weights has shape \(3,\), expected one weight for each of the 10"),
+        (lambda: jm.influence(NET, [params, lost, params, lost], train, test),
+         "params of network 1, 3 of 4 hold NaN or infinity, expected networks that did not diverge"),
         (lambda: jm.influence(NET, [], train, test), "params is 0 layers, expected a tuple of 2 layers"),
         (lambda: jm.influence(NET, [params, params[:1]], train, test), "params is 1 layers, expected a tuple of 2"),
         (lambda: jm.influence(wide, jm.init(wide, key, dtype=jnp.float32), train, test, "exact"),

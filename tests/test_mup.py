@@ -83,7 +83,8 @@ def test_a_factory_stays_one_and_members_of_a_sweep_have_rates_of_their_own():
 
 def test_an_optimizer_inside_is_told_what_it_takes(params):
     """It is only traced."""
-    for optimizer in (jm.kfac(NET, 0.1), optax.polyak_sgd(1.0)):
+    reads = lambda g, s, p=None, *, trace, **told: (jm.mean_gradient(trace), s)
+    for optimizer in (optax.GradientTransformationExtraArgs(lambda p: (), reads), optax.polyak_sgd(1.0)):
         optimizers.check(NET, functools.partial(jm.mup, NET, 5, optimizer), {}, params)
 
 
@@ -104,6 +105,10 @@ OTHER = network(8, 6)
         (lambda: jm.mup(NET, 4, lambda rate: rate)(0.1), "optimizer makes a float, expected an optax transformation"),
         (lambda: fit(jm.init(NET, KEYS[0]), optimizer=jm.mup(OTHER, 4, SGD, rates="sgd")),
          r"optimizer fails on the network's parameters: ValueError: params is 2 layers, expected a tuple of 3"),
+        (lambda: fit(jm.init(NET, KEYS[0]), optimizer=jm.mup(NET, 4, optax.chain(optax.clip(1.0), jm.kfac(NET, 0.1)))),
+         "optimizer fails .*: mup scales kfac, which chooses its steps by the curvature; expected kfac alone"),
+        (lambda: fit(jm.init(NET, KEYS[0]), hyper={"damping": 0.1},
+                     optimizer=jm.mup(NET, 4, functools.partial(jm.gauss_newton, NET))), "mup scales gauss_newton"),
         (lambda: jm.mup_weights(NET, (4, 4)), "base_width has 2 widths, expected 1"),
         (lambda: jm.mup_weights(NET, 4, "hee"), "weights is 'hee', expected one of .*did you mean 'he'"),
         (lambda: jm.mup_weights(NET, 4, jax.nn.initializers.he_normal()), "weights is <function .*, expected one of"),

@@ -1,5 +1,7 @@
 """What an optimizer is told in a step, against the same loop in optax; and those that do not fit, by name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from jaxmlp import optimizers
 
 L2 = jm.l2(0.5)
 STEPS = 6
+RELU = jm.MLP(NET.sizes, "relu", "softmax", "cross_entropy")
+OTHER_NETWORK = r"MLP\(.*hidden=relu.*\), expected the one that is trained, MLP\(.*hidden=tanh"
 
 
 def loop(optimizer, params, J, steps=STEPS, **more):
@@ -145,8 +149,11 @@ def test_whole_numbers_stay_whole_where_the_optimizer_needs_them(params):
             "optimizer makes the state",
         ),
         (optax.lbfgs, {"memory_size": 2.5}, r"optimizer with hyper={'memory_size': ..} fails"),
+        (optax.chain(optax.clip(1.0), jm.kfac(RELU, 0.1)), None, "kfac is for the network " + OTHER_NETWORK),
+        (functools.partial(optax.inject_hyperparams(jm.gauss_newton), RELU), {"damping": 0.1},
+         "gauss_newton is for the network " + OTHER_NETWORK),
     ],
-)
+)  # fmt: skip
 def test_an_optimizer_that_does_not_fit_is_named_before_anything_compiles(
     params, compilations, optimizer, hyper, match
 ):

@@ -147,6 +147,14 @@ def test_shapes_are_grouped_and_come_back_in_order():
     assert many.net == tuple(nets) and alone.net == other and many.preprocess is None
 
 
+def test_an_optimizer_for_one_of_the_networks_is_refused_before_any_trains(compilations):
+    other = jm.MLP(NET.sizes, "relu", "softmax", "cross_entropy")
+    compilations.clear()
+    with pytest.raises(ValueError, match=r"kfac is for .*tanh.* expected the one that is trained, .*relu"):
+        sweep(net=[NET, other], keys=KEYS[2], optimizer=partial(jm.kfac, NET), hyper={"learning_rate": 0.1})
+    assert not any("epoch" in name or "begin" in name for name in compilations)
+
+
 def test_a_member_that_is_none_is_named(plain):
     with pytest.raises(ValueError, match="member is 4, expected 0 to 3"):
         plain.member(4)

@@ -51,7 +51,7 @@ class Penalized:
             # NumPy's zeros compile nothing.
             return PenalizedState(np.zeros((), np.int32), np.zeros((), params[0].W.dtype), made.init(params))
 
-        def update(grads: Any, state: Any, params: Any = None, *, value, value_fn, grad_fn, trace, weights, key):
+        def update(grads: Any, state: Any, params: Any = None, *, value, value_fn, grad_fn, trace, weights, key, net):
             count = jnp.asarray(trace.losses.shape[0], alpha.dtype) if weights is None else weights.sum()
             penalty = penalties.l2(alpha / jnp.where(count == 0, 1, count))
             added = penalty.cost(params)
@@ -62,6 +62,7 @@ class Penalized:
                 trace=trace,
                 weights=weights,
                 key=key,
+                net=net,
             )
             updates, inner = optimizers.update(made, penalty.gradient(params, grads), state.inner, params, objective)
             n = jnp.minimum(trace.losses.shape[0], examples - state.seen)  # the last batch is filled up

@@ -55,8 +55,7 @@ def _check_solver(net: MLP, solver: Any, numbers: dict[str, Any], params: Params
     """Refuses a solver that is no optax transformation, or fails on these parameters."""
     try:
         optimizers.check_factory(solver, numbers)
-        make = lambda **own: solver if isinstance(solver, optax.GradientTransformation) else solver(**own)
-        optimizers.check(net, make, numbers, params)
+        optimizers.check(net, solver, numbers, params)
     except ValueError as error:
         raise ValueError(f"solver: {error}") from None
 

@@ -57,7 +57,8 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
         An optax transformation. Its `update` takes `trace=`, `value=` and `value_fn=`, which `fit` and `sweep` hand
         over, and `weights=` of the examples. `functools.partial(jm.gauss_newton, net)` is a factory for `hyper`.
     Raises:
-        ValueError: where an argument does not fit, `update` lacks one, or the loss has no `d2f`.
+        ValueError: where an argument does not fit; and in training, where `update` lacks one, the network is another
+            or the loss has no `d2f`.
     Example:
         >>> curve = jm.MLP((1, 10, 1), hidden="tanh")
         >>> x = jnp.linspace(-1, 1, 40)[:, None]

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped
 
 from jaxmlp import validate
 from jaxmlp.chunks import map_chunks
-from jaxmlp.doors import check_network
+from jaxmlp.doors import article, check_network
 from jaxmlp.maps import transform
 from jaxmlp.methods.curvature_blocks import check_size
 from jaxmlp.methods.inverse_curvature import How, Method, Sides, leave_trace, prepare
@@ -70,7 +70,8 @@ def influence(
 
     Args:
         params: of one network, of several stacked along a first axis (as `sweep` gives them), or a list of such
-            parameters: the result is then the mean over them.
+            parameters: the result is then the mean over them. Those of a member that diverged are its last good ones,
+            and count: `jax.tree.map(lambda a: a[~many.diverged], many.params)` leaves them out.
         train: the training examples `(X, Y)`, as `backprop` takes them.
         test: the test examples `(X, Y)`.
         damping: at least 0, and above where H has no inverse; unless given a tenth of the mean of H's diagonal, in
@@ -84,7 +85,7 @@ def influence(
             becomes a sum of so many products, which cost the units. The correlation with the exact scores of a trained
             layer of 256 units for MNIST was 0.997 with 4 and 0.998 with 8.
         rates: for "tracin" with several parameters, the learning rate of each: the result is then `sum_t rate_t
-            score_t`, as with the checkpoints of one run.
+            score_t`, as with the weights after several epochs of one run.
         weights: a weight of at least 0 for each training example, `(m,)`; shares of their sum replace `1 / n_train`.
         preprocess: a function of one example that gives the network's input.
         chunk_size: training examples at a time.
@@ -93,12 +94,18 @@ def influence(
     Returns:
         `(n_train, n_test)`.
     Raises:
-        ValueError: where an argument does not fit.
+        ValueError: where an argument does not fit, or parameters give scores that are not finite.
     Example:
         >>> scores = jm.influence(net, params, (X[:16], Y[:16]), (X[16:], Y[16:]), progress=False)
         >>> scores.shape
         (16, 4)
         >>> harmful = jnp.argsort(scores[:, 0])  # the first helps the first test example least
+        >>> run = lambda n: jm.fit(net, params, (X[:16], Y[:16]), optimizer=optax.sgd, hyper={"learning_rate": 0.1},
+        ...                        epochs=n, key=key, checkpoints="run", progress=False)
+        >>> kept = [run(n).last_params for n in (1, 2, 4)]  # one run: each call goes on from the one before
+        >>> jm.influence(net, kept, (X[:16], Y[:16]), (X[16:], Y[16:]), "tracin", rates=[0.1, 0.1, 0.1],
+        ...              progress=False).shape
+        (16, 4)
     """
     members = _read_members(net, params)
     dtype = _find_dtype(net, members)
@@ -113,7 +120,7 @@ def influence(
     chunk = min(chunk_size, m)
     with show(len(members) * -(-m // chunk), "chunk", progress) as report:
         done = 0
-        for member, factor in zip(members, factors, strict=True):
+        for e, (member, factor) in enumerate(zip(members, factors, strict=True)):
             sides = prepare(net, member, training, tests, how, preprocess, chunk)
             for first in range(0, m, chunk):
                 begun = time.perf_counter()
@@ -123,9 +130,16 @@ def influence(
                 scores[..., new, :] += (factor * share[new, None]) * np.asarray(made)[..., first - rows.start :, :]
                 done += 1
                 report(done, {"seconds": time.perf_counter() - begun})
-    if how.damping is not None and float(how.damping) == 0 and not np.isfinite(scores).all():
-        raise ValueError("damping is 0, but the curvature has no inverse here: expected damping above 0")
+            if not np.isfinite(scores).all():
+                raise _explain(how, e)
     return jnp.asarray(scores)
+
+
+def _explain(how: How, e: int) -> ValueError:
+    """The error for scores of network e that are not finite."""
+    if how.damping is not None and float(how.damping) == 0:
+        return ValueError("damping is 0, but the curvature has no inverse here: expected damping above 0")
+    return ValueError(f"params: network {e} gives scores that are not finite, expected networks that did not diverge")
 
 
 @compiled("net", "preprocess", "by_layer")
@@ -206,6 +220,12 @@ def _find_dtype(net: MLP, members: list[Params]) -> Any:
     dtypes = {validate.params(net, member) for member in members}
     if len(dtypes) > 1:
         raise ValueError(f"params have dtype {', '.join(sorted(map(str, dtypes)))}, expected one floating-point type")
+    finite = lambda member: all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(member))
+    if lost := [e for e, member in enumerate(members) if not finite(member)]:
+        raise ValueError(
+            f"params of network {', '.join(map(str, lost))} of {len(members)} hold NaN or infinity, expected networks "
+            "that did not diverge"
+        )
     return dtypes.pop()
 
 
@@ -213,7 +233,7 @@ def _read_examples(
     net: MLP, dtype: Any, given: Any, name: str, preprocess: Preprocess | None, weights: Any = None
 ) -> Examples:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        got = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+        got = article(type(given).__name__) + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
         raise ValueError(f"{name} is {got}, expected a tuple (X, Y)")
     X = validate.inputs(net, given[0], dtype, preprocess, f"{name} X")
     Y = validate.targets(net, given[1], len(X), f"{name} Y")

@@ -108,7 +108,7 @@ def kfac(
         An optax transformation with extra arguments. `functools.partial(jm.kfac, net)` is a factory: `hyper` may hold
         its numbers, in which members of a sweep may differ.
     Raises:
-        ValueError: where an argument does not fit, or `update` lacks one.
+        ValueError: where an argument does not fit; and in training, where `update` lacks one or the network is another.
     Example:
         >>> optimizer = jm.kfac(net, 0.1, damping=0.1)
         >>> result = jm.fit(net, params, (X, Y), optimizer=optimizer, epochs=5, key=key, progress=False)

@@ -22,11 +22,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import jax
 import optax
 
 from jaxmlp import validate
 from jaxmlp.doors import takes_network
 from jaxmlp.initializers import VARIANCES, ByLayer, Normal
+from jaxmlp.methods.gauss_newton import GaussNewtonState
+from jaxmlp.methods.kfac import KfacState
 from jaxmlp.network import MLP, Layer, Params
 from jaxmlp.optimizers import Optimizer
 
@@ -37,6 +40,10 @@ RATES: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "adam": lambda r_in, r_out: (1 / r_in, 1.0),
     "sgd": lambda r_in, r_out: (r_out / r_in, r_out),
 }
+
+
+# The states of optimizers that choose steps by the curvature, which no rates by layer fit.
+BY_CURVATURE = {KfacState: "kfac", GaussNewtonState: "gauss_newton"}
 
 
 class MupFactory(NamedTuple):
@@ -77,7 +84,8 @@ def mup(net: MLP, base_width: int | Sequence[int], optimizer: Kind, rates: Liter
     Returns:
         An optax transformation; of a factory a factory, whose arguments are those of the first: `hyper` may vary them.
     Raises:
-        ValueError: where an argument does not fit, or the parameters are of another network.
+        ValueError: where an argument does not fit; and in training, where the parameters are of another network, or the
+            optimizer has `kfac` or `gauss_newton` inside.
     Example:
         >>> wide = jm.MLP((784, 256, 256, 10), output="softmax", loss="cross_entropy")
         >>> start = jm.init(wide, key, weights=jm.mup_weights(wide, 64))
@@ -152,4 +160,14 @@ def _with_rates(
         times = lambda factor, u: u if factor == 1 else factor * u
         return tuple(Layer(times(of_W, u.W), times(of_b, u.b)) for (of_W, of_b), u in zip(rates, updates, strict=True))
 
-    return optax.chain(optimizer, optax.stateless(scale))
+    chained = optax.chain(optimizer, optax.stateless(scale))
+
+    def init(params: Any) -> Any:
+        state = chained.init(params)
+        of_curvature = lambda node: type(node) in BY_CURVATURE
+        if found := [node for node in jax.tree.leaves(state, is_leaf=of_curvature) if of_curvature(node)]:
+            name = BY_CURVATURE[type(found[0])]
+            raise ValueError(f"mup scales {name}, which chooses its steps by the curvature; expected {name} alone")
+        return state
+
+    return chained._replace(init=init)

@@ -111,7 +111,7 @@ def begin(plan: Plan, run: Run, data: Data, initial: str | Initializer = "he") -
         average=None if run.average is None else Average.start(params, run.average),
     )
     probe.check_readout(plan, state, data)
-    optimizers.check(plan.net, lambda **hyper: plan.transformation(hyper), hyper, params)
+    optimizers.check(plan.net, plan.optimizer, hyper, params)
     return place_state(plan, state._replace(opt_state=plan.transformation(hyper).init(params)))
 
 

@@ -161,7 +161,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
     with processes.raise_on_all(mesh):
         dtype = validate.params(net, params)
         given = settings.read(arguments, settings.Context((net,)))
-        settings.settle_optimizer(given, net, dtype)
+        settings.settle_optimizer(given, (net,), dtype)
         how = Reading(net, dtype, given.preprocess)
         source = (_use_arrays if isinstance(data, tuple) else _use_stream)(how, data, given, mesh)
         plan = settings.make_plan(net, given, mesh, accuracy=metrics.predicts_classes(net, source.data.Y), steps=1,

@@ -172,7 +172,7 @@ def form_groups(
     given = settings.read(arguments, settings.Context(distinct, axis))
     params, stacked = _read_initial(distinct, given.initial, axis)
     dtype = _choose_dtype(params, data, given.preprocess)
-    settings.settle_optimizer(given, distinct[0], dtype)
+    settings.settle_optimizer(given, distinct, dtype)
     examples = {n: read_data(Reading(n, dtype, given.preprocess, axis), data, given) for n in distinct}
     E = axis.members
     first_key = given.keys if given.keys.ndim == 0 else given.keys[0]

@@ -6,6 +6,7 @@ other.
 
 import json
 import os
+import re
 import zlib
 from collections import namedtuple
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from jaxmlp.training import probe, processes, settings
 from jaxmlp.training.sharding import put_like
 from jaxmlp.training.state import Data, Plan, Run, TrainState
 
+MARK = re.compile("[0-9a-f]{8}( [0-9a-f]{8})*")
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 Columns = dict[str, list[Any]]
@@ -144,13 +146,26 @@ class Checkpoints:
 
 
 def check_run(here: dict[str, Any], saved: dict[str, Any], where: Path) -> None:
-    """Refuses the file of a run that differs in what both know."""
-    for name, value in here.items():
-        if name in saved and saved[name] != value:  # an older version may not have kept it
-            raise ValueError(
-                f"{where} was written by another run ({name}: {saved[name]}, here {value}); expected the same "
-                "arguments, or another folder"
-            )
+    """Refuses the file of a run that differs in what both know: by its settings, or else by what has another checksum.
+
+    A setting changes checksums, too, such as that of the optimizer's updates.
+    """
+    # An older version may not have kept all.
+    other = {name: (saved[name], value) for name, value in here.items() if name in saved and saved[name] != value}
+    told = [f"{name}: {old}, here {new}" for name, (old, new) in other.items() if not (_is_mark(old) and _is_mark(new))]
+    given = lambda mark: "some" if mark else "none"
+    marks = [f"{name}: {given(old)}, here {given(new)}" if given(old) != given(new) else name
+             for name, (old, new) in other.items()]  # fmt: skip
+    if other:
+        raise ValueError(
+            f"{where} was written by another run ({'; '.join(told or marks)}); expected the same arguments, or another "
+            "folder"
+        )
+
+
+def _is_mark(value: Any) -> bool:
+    """Whether a value is a checksum, whose digits tell a reader nothing, or None in its place."""
+    return value is None or (isinstance(value, str) and MARK.fullmatch(value) is not None)
 
 
 def _save_form(state: TrainState) -> Saved:

@@ -105,6 +105,9 @@ def cross_validate(
 
     Source: Stone 1974, "Cross-validatory choice and assessment of statistical predictions".
     """
+    for name, own in (("validation", "makes the validation sets itself, of the folds"), ("keys", "draws them by key")):
+        if name in fixed:
+            raise ValueError(f"{name} is given, but cross_validate {own}; expected none")
     for name in fixed:
         validate.one_of(name, FIXED, "a further argument of cross_validate")
     if not isinstance(net, MLP):

@@ -5,6 +5,7 @@ predictive uncertainty estimation using deep ensembles".
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,6 +115,10 @@ def read_members(many: "SweepResult", given: Any) -> np.ndarray:
         raise ValueError(f"members is {given!r}, expected the numbers of members, such as [0, 2]")
     if not len(given):
         raise ValueError("members is empty, expected the number of at least one member")
+    if np.asarray(given).dtype == bool:
+        raise ValueError(
+            f"members is {reprlib.repr(given)}, expected the numbers of members, such as np.flatnonzero of these"
+        )
     return np.asarray([read_member(i, E, f"members[{at}]") for at, i in enumerate(given)])
 
 

@@ -73,6 +73,7 @@ def _update_ratio(plan: Plan, state: TrainState, grads, trace: Trace, examples: 
         trace,
         None,
         jax.random.fold_in(state.key, OPTIMIZER),
+        plan.net,
     )
     optimizer = plan.transformation(state.hyper)
     updates, _ = optimizers.update(optimizer, grads, state.opt_state, state.params, objective)

@@ -209,6 +209,7 @@ class SweepResult(WithFunctions):
             path: the file, new or to replace.
         Raises:
             ValueError: where the network is not known, or has a function with the name of another one.
+            FileNotFoundError: where the folder does not exist.
         Example:
             >>> many = jm.sweep(net, (X, Y), keys=jax.random.split(key, 4), optimizer=optax.sgd,
             ...                 hyper={"learning_rate": 0.1}, epochs=2, progress=False)

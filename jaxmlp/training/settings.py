@@ -251,14 +251,17 @@ def _cast(name: str, given: Any, dtype: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, given)
 
 
-def settle_optimizer(given: SimpleNamespace, net: MLP, dtype: Any) -> None:
+def settle_optimizer(given: SimpleNamespace, nets: tuple[MLP, ...], dtype: Any) -> None:
     """Checks the optimizer and its hyperparameters; whole numbers that cannot be traced move into the optimizer."""
+    net, *others = nets
     plain = given.arguments["hyper"] or {}
     first = lambda value: value if np.ndim(value) == 0 else np.ravel(value)[0]
     optimizers.check_factory(given.optimizer, {name: first(value) for name, value in plain.items()})
     like = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
-    params: Any = tuple(Layer(like(o, i), like(o)) for o, i in net.shapes)  # pyright: ignore[reportArgumentType]
-    given.optimizer, given.hyper = optimizers.compile_in_whole(net, given.optimizer, given.hyper, plain, params)
+    params: Any = lambda net: tuple(Layer(like(o, i), like(o)) for o, i in net.shapes)  # pyright: ignore
+    given.optimizer, given.hyper = optimizers.compile_in_whole(net, given.optimizer, given.hyper, plain, params(net))
+    for other in others:  # which come to train after the first
+        optimizers.check(other, given.optimizer, {name: like() for name in given.hyper}, params(other))
 
 
 def make_plan(net: MLP, given: SimpleNamespace, mesh: Mesh | None, **of_data: Any) -> Plan:

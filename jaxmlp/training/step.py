@@ -67,6 +67,7 @@ def descend(
             trace=trace,
             weights=examples.weights,
             key=jax.random.fold_in(optimizer_key, done + number),
+            net=plan.net,
             plain=plan.readout is None and scale is None and not regularization.penalties,
         )
         updates, opt_state = optimizers.update(optimizer, grads, opt_state, params, objective)
