@@ -15,7 +15,7 @@ def check(given: Any, argument: str = "path") -> Path:
     """`given` as the path of a file or folder."""
     try:
         path = Path(given)
-        fine = b"\0" not in os.fsencode(path)
+        fine = given != "" and b"\0" not in os.fsencode(path)  # Path("") is the folder of the process
     except (TypeError, ValueError):
         fine = False
     if not fine:
