@@ -55,6 +55,16 @@ def read_layers(given: Any) -> list[Found]:
     return [found[layer] for layer in _sort(list(found))]
 
 
+def hint_entries(given: Any) -> str:
+    """The end of an error: the entries of a checkpoint that are state dicts of PyTorch, or nothing."""
+    if not isinstance(given, Mapping) or len(given) < 2:
+        return ""
+    is_named = lambda part: all("." in str(name) and _is_array(array) for name, array in part.items())
+    dicts = {key: part for key, part in given.items() if isinstance(part, Mapping) and part}
+    found = [f"weights[{key!r}]" for key, part in dicts.items() if is_named(part)]
+    return f"; pass {' or '.join(found)}" if found else ""
+
+
 def _read(given: Any) -> list[Named]:
     """All arrays in `given`, in its order."""
     if isinstance(given, str | os.PathLike):
@@ -71,6 +81,11 @@ def _read(given: Any) -> list[Named]:
     if callable(getattr(given, "get_weights", None)):  # a model of Keras
         entries = _read(list(given.get_weights()))
         return [entry._replace(role="kernel") if entry.role == "untold" else entry for entry in entries]
+    if isinstance(given, Iterator):
+        raise ValueError(
+            f"weights is {article(type(given).__name__)}, expected arrays with names, or lists of them: pass a list or "
+            "dict of it"
+        )
     leaves = [] if _is_array(given) else list(_walk(given, ()))
     if not leaves:
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmlp import arrays, validate
 from jaxmlp.doors import article, takes_network
-from jaxmlp.interop.named_arrays import Found, Named, read_layers, to_numpy
+from jaxmlp.interop.named_arrays import Found, Named, hint_entries, read_layers, to_numpy
 from jaxmlp.network import MLP, Layer, Params
 
 Framework = Literal["pytorch", "flax", "equinox", "keras", "sklearn"]
@@ -57,6 +57,8 @@ def params_from(
     except ValueError as error:
         if isinstance(weights, str | os.PathLike) and str(weights) not in str(error):
             raise ValueError(f"{weights}: {error}") from None
+        if hint := hint_entries(weights):
+            raise ValueError(f"{error}{hint}") from None
         raise
 
 
