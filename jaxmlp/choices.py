@@ -1,6 +1,7 @@
 """Arguments with few possible values: names and flags."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def suggest(given: Any, names: Iterable[Any]) -> str:
 def one_of(given: Any, names: Sequence[str], argument: str) -> str:
     """`given`, if it is one of `names`."""
     if not isinstance(given, str):
-        raise ValueError(f"{argument} is {given!r}, expected one of {', '.join(map(repr, names))}")
+        raise ValueError(f"{argument} is {reprlib.repr(given)}, expected one of {', '.join(map(repr, names))}")
     return look_up(given, {name: name for name in names}, str, argument)
 
 
