@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ def check(given: Any, argument: str = "path") -> Path:
         fine = False
     if not fine:
         raise ValueError(f"{argument} is {reprlib.repr(given)}, expected the name of a file or folder")
+    if isinstance(given, str) and re.match(r"[a-z][a-z0-9+.-]+://", given):  # which would name a folder such as `s3:`
+        raise ValueError(f"{argument} is {given!r}, a URL, expected the name of a file or folder")
     return path
 
 

@@ -248,6 +248,8 @@ def test_arguments_are_checked():
         (lambda: jm.params_from(SQUARE, square, missing_biases="ones"), "missing_biases is 'ones', expected one of"),
         (lambda: jm.params_from(make(), square), "net is a tuple, expected an MLP"),
         (lambda: jm.params_to(make(), "torch"), "framework is 'torch', expected one of 'pytorch'"),
+        (lambda: jm.params_to("keras", make()), r"framework is \(Layer\(.{,100}\), expected one of 'pytorch'"),
+        (lambda: jm.params_from(NET, [np.ma.masked_equal(numbers(7, 5), 1)]), r"weights\[0\] is masked in places"),
         (lambda: jm.params_to(NET, "keras"), "params is a MLP, expected a tuple of layers"),
         (lambda: jm.params_to(make()[::2], "keras"), r"params: layer 2 has W \(3, 6\)"),
         (lambda: jm.params_to(make(), "flax", names=("a", "a", "b")), "expected 3 different names, one for each layer"),

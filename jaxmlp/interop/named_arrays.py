@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp import checked_files, paths, trees, validate
+from jaxmlp import arrays, checked_files, paths, trees, validate
 from jaxmlp.doors import article
 
 Path = tuple[str | int, ...]
@@ -42,9 +42,8 @@ def read_layers(given: Any) -> list[Found]:
     """The layers in `given`, first to last."""
     if callable(getattr(given, "state_dict", None)):  # a module of PyTorch
         given = given.state_dict()
-    arrays = _read(given)
     layers: dict[str, dict[str, Named]] = {}
-    for entry in arrays:
+    for entry in _read(given):
         of_layer, part = layers.setdefault(entry.layer, {}), "b" if entry.role == "bias" else "W"
         if part in of_layer:
             raise ValueError(f"weights has {of_layer[part].name} and {entry.name}, expected one of them for a layer")
@@ -75,8 +74,8 @@ def _read(given: Any) -> list[Named]:
         parts = zip(("coefs_", "intercepts_"), ("kernel", "bias"), given, strict=True)
         return [
             Named(name := f"{part}[{l}]", str(l), role, to_numpy(array, name))
-            for part, role, arrays in parts
-            for l, array in enumerate(arrays)
+            for part, role, layers in parts
+            for l, array in enumerate(layers)
         ]
     if callable(getattr(given, "get_weights", None)):  # a model of Keras
         entries = _read(list(given.get_weights()))
@@ -165,7 +164,7 @@ def to_numpy(given: Any, name: str) -> np.ndarray:
         return given.numpy()
     if isinstance(given, jax.Array) and trees.is_key(given):
         raise ValueError(f"{name} is a key, expected weights; nnx.state(module, nnx.Param) leaves keys out")
-    return np.asarray(given)
+    return arrays.as_numpy(given, name)
 
 
 def _name(path: Path) -> str:
