@@ -313,6 +313,10 @@ def test_a_parameter_that_does_not_fit_is_named(settings, message):
     (lambda: MLPClassifier(class_weight="balanced").partial_fit(X, CLASSES, classes=[0, 1, 2]), "not supported for"),
     (lambda: MLPRegressor(**QUICK).partial_fit(X, CLASSES).partial_fit(X, NUMBERS), "expected the 1 of the previous"),
     (lambda: MLPRegressor().fit(X * 1e300, CLASSES), "too large"),
+    (lambda: MLPRegressor(**QUICK).fit(np.ma.masked_greater(X, 0), CLASSES), "X is masked in places"),
+    (lambda: MLPRegressor(**QUICK).fit(X, np.ma.masked_equal(CLASSES, 1)), "y is masked in places"),
+    (lambda: MLPRegressor(**QUICK).fit(X, CLASSES, np.ma.masked_equal(CLASSES, 1)), "sample_weight is masked in"),
+    (lambda: MLPRegressor(**QUICK).partial_fit(X, CLASSES).predict(np.ma.masked_greater(X, 0)), "X is masked in"),
 ])  # fmt: skip
 def test_examples_that_do_not_fit_are_refused(fit, message):
     with warnings.catch_warnings():

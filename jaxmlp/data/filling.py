@@ -104,4 +104,4 @@ def _check_features(given: Sequence[int], n: int) -> np.ndarray:
 
 def _is_index(given: Any, n: int) -> bool:
     """Whether this is an index of n features; an entry of a mask is none."""
-    return isinstance(given, int | np.integer) and not isinstance(given, bool) and 0 <= given < n
+    return isinstance(given, int | np.integer) and not isinstance(given, bool) and bool(0 <= given < n)

@@ -159,10 +159,18 @@ def float_types(solver: Any) -> Any:
 def read_examples(estimator: Any, X: Any, y: Any, reset: bool, **how: Any) -> tuple[np.ndarray, Any]:
     """`X` as a dense array in the network's dtype, and `y` as scikit-learn reads it."""
     dtype = float_types(estimator.solver)
+    refuse_masked(X=X, y=y)
     X, y = validate_data(
         estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=reset, **how
     )
     return densify(X), y
+
+
+def refuse_masked(**given: Any) -> None:
+    """Refuses masked entries, whose mask scikit-learn drops."""
+    for name, array in given.items():
+        if isinstance(array, np.ma.MaskedArray):
+            arrays.as_numpy(array, name)
 
 
 def densify(X: Any) -> np.ndarray:
@@ -191,6 +199,7 @@ def read_sample_weight(given: Any, X: np.ndarray, dtype: Any) -> np.ndarray | No
     if given is None:
         return None
     m = len(X)
+    refuse_masked(sample_weight=given)
     given = np.full(m, given) if isinstance(given, Real) else given
     try:
         weights = check_array(given, ensure_2d=False, dtype=dtype, order="C", input_name="sample_weight")
