@@ -36,7 +36,7 @@ def params_from(
         framework: whose orientation matrices without a name have, "pytorch", "flax", "equinox", "keras" or "sklearn".
         missing_biases: "zeros" for layers without biases; else they are an error.
     Returns:
-        The parameters, a copy. They keep their bits; float64 is rounded to float32 where JAX has it switched off.
+        The parameters, a copy. They keep their bits, NaN included; float64 is rounded to float32 where JAX has it off.
     Raises:
         ValueError: where names, shapes, dtypes or the number of layers do not fit, or nothing tells the orientation of
             a square matrix or the order of two layers.
