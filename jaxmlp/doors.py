@@ -12,7 +12,8 @@ def check_network(given: Any) -> None:
     if isinstance(given, type):
         raise ValueError(f"net is the class {given.__name__}, expected a network such as MLP((784, 64, 10))")
     if not hasattr(given, "sizes"):
-        raise ValueError(f"net is {article(type(given).__name__)}, expected an MLP")
+        of_estimator = ", such as its net_" if hasattr(given, "net_") else ""
+        raise ValueError(f"net is {article(type(given).__name__)}, expected an MLP{of_estimator}")
 
 
 def check_trace(given: Any) -> None:

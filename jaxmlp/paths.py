@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ def check(given: Any, argument: str = "path") -> Path:
     """`given` as the path of a file or folder."""
     try:
         path = Path(given)
-        fine = b"\0" not in os.fsencode(path)
+        fine = given != "" and b"\0" not in os.fsencode(path)  # Path("") is the folder of the process
     except (TypeError, ValueError):
         fine = False
     if not fine:
         raise ValueError(f"{argument} is {reprlib.repr(given)}, expected the name of a file or folder")
+    if isinstance(given, str) and re.match(r"[a-z][a-z0-9+.-]+://", given):  # which would name a folder such as `s3:`
+        raise ValueError(f"{argument} is {given!r}, a URL, expected the name of a file or folder")
     return path
 
 

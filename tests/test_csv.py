@@ -83,7 +83,7 @@ def test_a_record_of_many_lines_is_told_by_its_first(houses):
 
 
 def test_empty_and_foreign_files_and_columns_are_refused(houses):
-    with pytest.raises(ValueError, match="line 1: 0 columns are called 'id'"):
+    with pytest.raises(ValueError, match=r"houses.csv has no header, expected a line"):
         data.read_csv(houses(""), KINDS)
     with pytest.raises(ValueError, match="has no rows below its header"):
         data.read_csv(houses(HOUSES.split("\n")[0]), KINDS)
@@ -107,6 +107,32 @@ def test_empty_and_foreign_files_and_columns_are_refused(houses):
         table.matrix(["prize"])
     with pytest.raises(ValueError, match="names is 'price', expected a sequence of columns"):
         table.matrix("price")
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "message"),
+    [
+        ("price,area\n1,2\n", {}, r"0 columns are called 'rooms', expected one among \['price', 'area'\]$"),
+        ("Room,area\n1,2\n", {}, r"expected one among \['Room', 'area'\]; did you mean 'Room'\?$"),
+        ("area,ROOMS\n1,2\n", {}, r"did you mean 'ROOMS'\?$"),
+        ("rooms;area\n1;2\n", {}, r"expected one among \['rooms;area'\]; delimiter=';' splits this line$"),
+        ("rooms\tarea\n1\t2\n", {}, r"; delimiter='\\t' splits this line$"),
+        ("1;2\n", {"header": None}, r"line 1: 1 fields, expected 2 as in columns; delimiter=';' splits this line$"),
+        ("1,2\n", {}, r"expected one among \['1', '2'\]; header=None is for a file without names$"),
+        ("", {}, r"houses.csv has no header, expected a line with the names of the columns$"),
+        ("\nrooms,area\n1,2\n", {}, r"houses.csv has no header"),
+        ("rooms,area\n1,2\n", {"header": None}, r"'rooms', expected a finite number; header='first' skips the names$"),
+        ("rooms,area\n?,2\n", {}, r"'rooms': '\?', expected a finite number; missing='\?' makes it nan$"),
+        ("rooms,area\nN/A,2\n", {"missing": "?"}, r"'N/A', expected a finite number; missing='N/A' makes it nan$"),
+        ("rooms,area\n,2\n", {}, r"'', expected a finite number; missing='' makes it nan$"),
+        ("rooms,area\n 1,2\n", {}, r"' 1', expected a finite number; skipinitialspace=True leaves spaces out$"),
+        ("rooms;area\n1,5;2\n", {"delimiter": ";"}, r"finite number; decimal=',' is for a comma before the fraction$"),
+        ("rooms,area\nfew,2\n", {}, r"line 2, column 'rooms': 'few', expected a finite number$"),
+    ],
+)
+def test_a_mistake_that_the_file_shows_is_named(houses, text, form, message):
+    with pytest.raises(ValueError, match=message):
+        data.read_csv(houses(text), {"rooms": "number", "area": "number"}, **form)
 
 
 def test_a_matrix_holds_the_numbers_of_the_file_or_names_the_one_it_cannot(houses):

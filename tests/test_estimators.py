@@ -177,6 +177,8 @@ def test_the_network_and_its_weights_are_at_hand():
     assert not hasattr(MLPClassifier(), "net_")
     X32 = X.astype(np.float32)
     np.testing.assert_allclose(jm.predict(fitted.net_, fitted.params_, X32), fitted.predict_proba(X), atol=1e-6)
+    with pytest.raises(ValueError, match="net is a MLPClassifier, expected an MLP, such as its net_"):
+        jm.predict(fitted, fitted.params_, X32)
     fitted.coefs_[1][:] = 0
     fitted.intercepts_[1][:] = [0, 1, 0]
     assert (fitted.predict(X) == 1).all()
@@ -280,6 +282,11 @@ def interrupt():
     ({"solver": lambda: optax.sgd(0.1), "learning_rate": "invscaling"}, "solver takes no rate"),
     ({"solver": lambda rate: optax.sgd(rate)}, "solver: hyper is None, and the optimizer's factory refuses it"),
     ({"class_weight": {7: 1.0}}, r"class_weight names \[7\], expected classes of y"),
+    ({"class_weight": {0: 0, 1: 0, 2: 0}}, "class_weight and sample_weight give no example a weight above 0"),
+    ({"dropout": ("a", "b")}, r"dropout is \('a', 'b'\), expected a rate in [0, 1)"),
+    ({"random_state": "abc"}, r"The 'random_state' parameter of MLPClassifier must be an int in .* or None. Got 'abc'"),
+    ({"random_state": -1}, "The 'random_state' parameter .* Got -1"),
+    ({"random_state": np.random.default_rng(0)}, "The 'random_state' parameter .* Got Generator"),
 ])  # fmt: skip
 def test_a_parameter_that_does_not_fit_is_named(settings, message):
     with pytest.raises(ValueError, match=message.replace("[0, 1)", r"\[0, 1\)")):
@@ -289,6 +296,11 @@ def test_a_parameter_that_does_not_fit_is_named(settings, message):
 @pytest.mark.parametrize("fit, message", [
     (lambda: MLPRegressor(loss="poisson").fit(X, -CLASSES), "expected values of at least 0 for loss='poisson'"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, -WEIGHTS), "Negative values in data passed to `sample_weight`"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, -1.0), "Negative values in data passed to `sample_weight`"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, np.nan), "Input sample_weight contains NaN"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, 0), "Sample weights must contain at least one non-zero number"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, "balanced"), "sample_weight: could not convert string to float"),
+    (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, (X, CLASSES)), "sample_weight: setting an array element"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X, CLASSES + 1)), "expected those of training"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=X), "validation is a ndarray, expected a tuple"),
     (lambda: MLPClassifier(**QUICK).fit(X, CLASSES, validation=(X,)), "validation is 1 arrays, expected a tuple"),
@@ -301,6 +313,10 @@ def test_a_parameter_that_does_not_fit_is_named(settings, message):
     (lambda: MLPClassifier(class_weight="balanced").partial_fit(X, CLASSES, classes=[0, 1, 2]), "not supported for"),
     (lambda: MLPRegressor(**QUICK).partial_fit(X, CLASSES).partial_fit(X, NUMBERS), "expected the 1 of the previous"),
     (lambda: MLPRegressor().fit(X * 1e300, CLASSES), "too large"),
+    (lambda: MLPRegressor(**QUICK).fit(np.ma.masked_greater(X, 0), CLASSES), "X is masked in places"),
+    (lambda: MLPRegressor(**QUICK).fit(X, np.ma.masked_equal(CLASSES, 1)), "y is masked in places"),
+    (lambda: MLPRegressor(**QUICK).fit(X, CLASSES, np.ma.masked_equal(CLASSES, 1)), "sample_weight is masked in"),
+    (lambda: MLPRegressor(**QUICK).partial_fit(X, CLASSES).predict(np.ma.masked_greater(X, 0)), "X is masked in"),
 ])  # fmt: skip
 def test_examples_that_do_not_fit_are_refused(fit, message):
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ import pytest
 
 import jaxmlp as jm
 from jaxmlp import activations
+from jaxmlp.interop.sklearn_network import exp, poisson
 
 pytest.importorskip("flatbuffers")
 pytest.importorskip("onnx")
@@ -18,7 +19,7 @@ HIDDEN = [name for name in activations.NAMED if name != "softmax"]
 cube = jm.Activation("cube", lambda z: z**3, lambda z: 3 * z**2)
 # Each activation stands in a hidden layer of `NET` or is the output of a network of its own.
 NET = jm.MLP((5, *[7] * len(HIDDEN), 4), HIDDEN, "softmax", "cross_entropy")
-OUTPUTS = [jm.MLP((5, 6, 3), "tanh", name) for name in (*HIDDEN, "softmax")]
+OUTPUTS = [jm.MLP((5, 6, 3), "tanh", name) for name in (*HIDDEN, "softmax")] + [jm.MLP((5, 6, 3), "tanh", exp, poisson)]
 BATCHES = (1, 1000)
 
 

@@ -91,6 +91,7 @@ def test_bad_arguments_of_loggers_are_named(tmp_path, monkeypatch):
     for folder, message in (
         (tmp_path / "file", "file', a file, expected a folder"),
         (tmp_path / "file" / "under", "file is no folder to write to"),
+        ("", "'', expected the name of a file or folder"),
         (5, "5, expected the name of a file or folder"),
     ):
         with pytest.raises(ValueError, match=rf"folder is .*{message}"):

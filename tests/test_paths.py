@@ -10,7 +10,7 @@ from jaxmlp import paths
 pytestmark = pytest.mark.wrong_arguments
 
 
-@pytest.mark.parametrize("given", [5, None, b"bytes", "a\0b", ["a"], "\ud800"])
+@pytest.mark.parametrize("given", [5, None, "", "s3://bucket/net", b"bytes", "a\0b", ["a"], "\ud800"])
 def test_what_is_no_path_is_named(given):
     net = jm.MLP((1, 1))
     for use in (

@@ -110,7 +110,7 @@ def test_a_packed_table_is_its_text_and_a_damaged_one_is_refused(read, tmp_path)
 @pytest.mark.parametrize(
     ("text", "columns", "form", "message"),
     [
-        (AIR, AIR_KINDS, AIR_FORM | {"decimal": "."}, r"line 2, column 'CO\(GT\)': '2,6', expected a finite number$"),
+        (AIR, AIR_KINDS, AIR_FORM | {"decimal": "."}, r"line 2, column 'CO\(GT\)': '2,6', .*; decimal=',' is for"),
         (AIR.replace("2,6", "2.6"), AIR_KINDS, AIR_FORM, r"line 2, .*: '2.6', expected a finite number, with a"),
         (AIR, AIR_KINDS, AIR_FORM | {"edit": {}}, r"line 2, column 'Time': '18.00.00', expected a finite number"),
         (AIR.replace(";19.", ";xx."), AIR_KINDS, AIR_FORM, r"line 3, column 'Time': 'xx', expected a finite"),
@@ -206,6 +206,7 @@ def test_what_cannot_be_filled_is_refused():
         (X[:, :1], (1,), r"features is \(1,\), expected whole numbers from 0 to 0"),
         (X[:, :1], (0, 0), r"features is \(0, 0\), expected each of them once"),
         (X[:, :1], ("a",), r"features is \('a',\), expected whole numbers"),
+        (X[:, :1], [False], r"features is \[False\], expected whole numbers"),
         (X[:, :1], 0, "features is 0, expected whole numbers"),
     ):
         with pytest.raises(ValueError, match=message):

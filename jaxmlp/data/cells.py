@@ -15,6 +15,7 @@ from jaxmlp.data.table import EXACT, Kind
 # Decimal numbers only: float() also takes nan, 1_000 and non-ASCII digits.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 YES_NO = ("no", "yes")
+MISSING = {"", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "missing", "unknown"}
 SHOWN = 20  # names of categories in an error
 
 
@@ -100,11 +101,21 @@ def _read_number(cell: str, decimal: str, texts: set[str], numbers: set[float]) 
     plain = cell if decimal == "." else cell.translate({ord(","): ".", ord("."): ","})
     if not (match := NUMBER.fullmatch(plain)) or not np.isfinite(value := float(plain)):
         such = "" if decimal == "." else ", with a decimal comma"
-        raise ValueError(f"{reprlib.repr(cell)}, expected a finite number{such}")
+        raise ValueError(f"{reprlib.repr(cell)}, expected a finite number{such}{_hint(cell, decimal)}")
     vanishes = value == 0 and match[1].strip("0.")
     if vanishes or (abs(value) >= EXACT and plain.lstrip("+-").isdecimal() and int(value) != int(plain)):
         raise ValueError(f"{reprlib.repr(cell)}, which float64 cannot hold, expected a number that it can")
     return np.nan if value in numbers else value
+
+
+def _hint(cell: str, decimal: str) -> str:
+    """The end of an error: the argument for a cell that many files have, or nothing."""
+    if cell.lower() in MISSING:
+        return f"; missing={cell!r} makes it nan"
+    if cell.startswith(" ") and NUMBER.fullmatch(cell.lstrip(" ")):
+        return "; skipinitialspace=True leaves spaces out"
+    comma = decimal == "." and re.fullmatch(r"[+-]?\d+,\d+", cell)
+    return "; decimal=',' is for a comma before the fraction" if comma else ""
 
 
 def _read_word(cell: str, codes: dict[str, int]) -> int:

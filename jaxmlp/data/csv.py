@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from jaxmlp import paths
+from jaxmlp import choices, paths
 from jaxmlp.data import cells
 from jaxmlp.data.records import read_records
 from jaxmlp.data.table import Kind as Kind
@@ -61,19 +61,25 @@ def read_csv(
     readers = cells.make_readers(columns, decimal, missing, edit)
     records = read_records(paths.check(path), delimiter, skipinitialspace, comment)
     line, names = (1, list(columns)) if header is None else next(records, (1, []))
-    places = [(name, _find_column(path, line, names, name), reader.read) for name, reader in readers.items()]
+    if not names:
+        raise ValueError(f"{path} has no header, expected a line with the names of the columns")
+    places = [(name, _find_column(path, line, names, name, delimiter), reader.read) for name, reader in readers.items()]
     values: dict[str, list[float]] = {name: [] for name in readers}
     lines = []
     for line, record in records:
         if len(record) != len(names):
             as_in = "columns" if header is None else "the header"
-            raise ValueError(f"{path}, line {line}: {len(record)} fields, expected {len(names)} as in {as_in}")
+            raise ValueError(
+                f"{path}, line {line}: {len(record)} fields, expected {len(names)} as in {as_in}"
+                + _hint_split(record, delimiter)
+            )
         lines.append(line)
         for name, place, read in places:
             try:
                 values[name].append(read(record[place]))
             except ValueError as error:
-                raise ValueError(f"{path}, line {line}, column {name!r}: {error}") from error.__cause__
+                hint = "; header='first' skips the names" if header is None and record[place] == name else ""
+                raise ValueError(f"{path}, line {line}, column {name!r}: {error}{hint}") from error.__cause__
     if not lines:
         raise ValueError(f"{path} has no rows{' below its header' if header else ''}, expected at least one")
     made = {name: reader.finish(values[name]) for name, reader in readers.items()}
@@ -95,8 +101,17 @@ def _check_form(header: Any, delimiter: Any, skipinitialspace: Any, comment: Any
         raise ValueError(f"comment is {comment!r}, expected the start of a line such as '#', or None")
 
 
-def _find_column(path: Any, line: int, header: list[str], name: str) -> int:
+def _find_column(path: Any, line: int, header: list[str], name: str, delimiter: str) -> int:
     """The index of the column in the header."""
     if (count := header.count(name)) != 1:
-        raise ValueError(f"{path}, line {line}: {count} columns are called {name!r}, expected one among {header}")
+        hint = "" if count else _hint_split(header, delimiter) or choices.suggest(name, header)
+        if not count and not hint and any(map(cells.NUMBER.fullmatch, header)):
+            hint = "; header=None is for a file without names"
+        raise ValueError(f"{path}, line {line}: {count} columns are called {name!r}, expected one among {header}{hint}")
     return header.index(name)
+
+
+def _hint_split(record: list[str], delimiter: str) -> str:
+    """The end of an error: another usual delimiter that stands in a line of one cell, or nothing."""
+    found = [mark for mark in ";\t|," if len(record) == 1 and mark in record[0] and mark != delimiter]
+    return f"; delimiter={found[0]!r} splits this line" if found else ""

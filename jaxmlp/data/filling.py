@@ -94,9 +94,14 @@ def fill_missing(X: Float[Given, "m i"], features: Sequence[int] | None = None) 
 
 def _check_features(given: Sequence[int], n: int) -> np.ndarray:
     """The indices, if they are different ones of n features."""
-    listed = isinstance(given, Iterable) and all(isinstance(i, int | np.integer) and 0 <= i < n for i in given)
+    listed = isinstance(given, Iterable) and all(_is_index(i, n) for i in given)
     if not listed:
         raise ValueError(f"features is {given!r}, expected whole numbers from 0 to {n - 1}")
     if len(set(given)) < len(given):
         raise ValueError(f"features is {given!r}, expected each of them once")
     return np.asarray(given, np.int32)
+
+
+def _is_index(given: Any, n: int) -> bool:
+    """Whether this is an index of n features; an entry of a mask is none."""
+    return isinstance(given, int | np.integer) and not isinstance(given, bool) and bool(0 <= given < n)

@@ -29,8 +29,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     Args:
         activation: also "sigmoid", "leaky_relu", "elu", "softplus", "gelu", "silu", or an `Activation`.
-        solver: also "kfac", an optax transformation, or a factory such as `optax.lion`, which takes
-            `learning_rate_init`. The schedules of `learning_rate` hold for all but "adam".
+        solver: also "kfac", an optax transformation, whose updates are added, or a factory such as `optax.lion`, which
+            takes `learning_rate_init`. The schedules of `learning_rate` hold for all but "adam".
         class_weight: a dict `{label: weight}`, 1 for the others, or "balanced"; it multiplies `sample_weight`. A list
             of dicts, one for each column of a y of several labels.
         dropout: the probability of dropping an entry of the inputs and hidden layers, or one for each of these.
@@ -140,6 +140,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.class_weight is not None:
             own = self._weigh_classes(y).astype(X.dtype)
             weights = own if weights is None else weights * own
+            if not incremental and not weights.any():
+                raise ValueError("class_weight and sample_weight give no example a weight above 0")
         return X, self._encode(y), weights
 
     def _check_classes(self, classes: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp import checked_files, paths, trees, validate
+from jaxmlp import arrays, checked_files, paths, trees, validate
 from jaxmlp.doors import article
 
 Path = tuple[str | int, ...]
@@ -42,9 +42,8 @@ def read_layers(given: Any) -> list[Found]:
     """The layers in `given`, first to last."""
     if callable(getattr(given, "state_dict", None)):  # a module of PyTorch
         given = given.state_dict()
-    arrays = _read(given)
     layers: dict[str, dict[str, Named]] = {}
-    for entry in arrays:
+    for entry in _read(given):
         of_layer, part = layers.setdefault(entry.layer, {}), "b" if entry.role == "bias" else "W"
         if part in of_layer:
             raise ValueError(f"weights has {of_layer[part].name} and {entry.name}, expected one of them for a layer")
@@ -53,6 +52,16 @@ def read_layers(given: Any) -> list[Found]:
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         _check_order(found)
     return [found[layer] for layer in _sort(list(found))]
+
+
+def hint_entries(given: Any) -> str:
+    """The end of an error: the entries of a checkpoint that are state dicts of PyTorch, or nothing."""
+    if not isinstance(given, Mapping) or len(given) < 2:
+        return ""
+    is_named = lambda part: all("." in str(name) and _is_array(array) for name, array in part.items())
+    dicts = {key: part for key, part in given.items() if isinstance(part, Mapping) and part}
+    found = [f"weights[{key!r}]" for key, part in dicts.items() if is_named(part)]
+    return f"; pass {' or '.join(found)}" if found else ""
 
 
 def _read(given: Any) -> list[Named]:
@@ -65,12 +74,17 @@ def _read(given: Any) -> list[Named]:
         parts = zip(("coefs_", "intercepts_"), ("kernel", "bias"), given, strict=True)
         return [
             Named(name := f"{part}[{l}]", str(l), role, to_numpy(array, name))
-            for part, role, arrays in parts
-            for l, array in enumerate(arrays)
+            for part, role, layers in parts
+            for l, array in enumerate(layers)
         ]
     if callable(getattr(given, "get_weights", None)):  # a model of Keras
         entries = _read(list(given.get_weights()))
         return [entry._replace(role="kernel") if entry.role == "untold" else entry for entry in entries]
+    if isinstance(given, Iterator):
+        raise ValueError(
+            f"weights is {article(type(given).__name__)}, expected arrays with names, or lists of them: pass a list or "
+            "dict of it"
+        )
     leaves = [] if _is_array(given) else list(_walk(given, ()))
     if not leaves:
         raise ValueError(
@@ -150,7 +164,7 @@ def to_numpy(given: Any, name: str) -> np.ndarray:
         return given.numpy()
     if isinstance(given, jax.Array) and trees.is_key(given):
         raise ValueError(f"{name} is a key, expected weights; nnx.state(module, nnx.Param) leaves keys out")
-    return np.asarray(given)
+    return arrays.as_numpy(given, name)
 
 
 def _name(path: Path) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmlp import activations
+from jaxmlp.activations import Activation
 from jaxmlp.network import MLP, Params
 
 OPSET, IR = 20, 9  # the intermediate representation of onnx 1.15, which brought the opset
@@ -30,6 +31,7 @@ OPERATORS: dict[str, list[tuple[str, list[str], dict[str, Any]]]] = {
     "step": [("GreaterOrEqual", ["z", "zero"], {}), ("CastLike", ["a", "z"], {})],
     "sign": [("Sign", ["z"], {})],
     "softmax": [("Softmax", ["z"], {"axis": -1})],
+    "exp": [("Exp", ["z"], {})],
 }
 
 
@@ -70,7 +72,7 @@ def _make_nodes(net: MLP, pixels: bool, node: Callable[..., Any], float32: int) 
 def _check(net: MLP, params: Params) -> None:
     """Refuses what ONNX cannot express."""
     for f in net.activations:
-        if activations.NAMED.get(f.name) != f:
+        if not _is_ours(f):
             raise ValueError(
                 f"net has the activation {f.name!r} of your own, expected jaxmlp's for .onnx; .stablehlo takes any"
             )
@@ -80,3 +82,12 @@ def _check(net: MLP, params: Params) -> None:
         raise ValueError(f"params have dtype {dtype}, expected float32 for .onnx; .stablehlo takes any")
     if (size := sum(W.nbytes + b.nbytes for W, b in params)) > MOST:
         raise ValueError(f"params have {size:,} bytes, expected at most {MOST:,} for .onnx")
+
+
+def _is_ours(f: Activation) -> bool:
+    """Whether this is jaxmlp's activation of that name."""
+    if f.name == "exp":  # of an estimator
+        from jaxmlp.interop.sklearn_network import exp  # SciPy is slow to import, and needed here alone
+
+        return f == exp
+    return activations.NAMED.get(f.name) == f

@@ -248,6 +248,7 @@ class BaseMLP(BaseEstimator):
     def _outputs(self, X: Any) -> np.ndarray:
         """The network's outputs `(m, k)`, from `coefs_` and `intercepts_` as they are now."""
         check_is_fitted(self)
+        inputs.refuse_masked(X=X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=self.coefs_[0].dtype, reset=False)
         if networks.is_fast(self.activation, self.products):
             return networks.propagate_fast(X, self.coefs_, self.intercepts_, self.activation, self.out_activation_)

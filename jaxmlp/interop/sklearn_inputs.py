@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import scipy.sparse
 import sklearn
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, validate_data
 
 from jaxmlp import arrays
@@ -54,6 +55,14 @@ def _among(*names: str) -> Rule:
     return Rule(f"a str among {{{', '.join(map(repr, sorted(names)))}}}", allows)
 
 
+def _is_seed(value: Any) -> bool:
+    try:
+        check_random_state(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _object(words: str, *kinds: Any) -> Rule:
     return Rule(words, lambda value: isinstance(value, kinds))
 
@@ -61,6 +70,7 @@ def _object(words: str, *kinds: Any) -> Rule:
 _none = Rule("None", lambda value: value is None)
 _bool = _object("an instance of 'bool'", bool, np.bool_)
 _callable = Rule("a callable", lambda value: callable(value) and not isinstance(value, str))
+_seed = Rule("an int in the range [0, 4294967295], an instance of 'numpy.random.mtrand.RandomState' or None", _is_seed)
 _widths = Rule("an array-like", lambda value: hasattr(value, "__iter__") and not isinstance(value, str))
 
 RULES: dict[str, Rule] = {
@@ -75,6 +85,7 @@ RULES: dict[str, Rule] = {
     "max_iter": _whole(1),
     "loss": _among("squared_error", "poisson"),
     "shuffle": _bool,
+    "random_state": _seed,
     "tol": _real(0),
     "verbose": _either(_whole(0), _bool),
     "warm_start": _bool,
@@ -128,7 +139,10 @@ def check_class_weights(given: Any) -> None:
 
 def read_keep(dropout: Any, depth: int) -> np.ndarray | None:
     """The probabilities of keeping an entry, the inputs' first; None without dropout."""
-    rates = np.asarray(dropout, np.float32)
+    try:
+        rates = np.asarray(dropout, np.float32)
+    except (TypeError, ValueError):  # such as texts
+        rates = np.full(depth, np.nan)
     if rates.shape not in ((), (depth,)) or not ((rates >= 0) & (rates < 1)).all():
         raise ValueError(
             f"dropout is {dropout}, expected a rate in [0, 1), or {depth} such rates: for the inputs and hidden layers"
@@ -145,10 +159,18 @@ def float_types(solver: Any) -> Any:
 def read_examples(estimator: Any, X: Any, y: Any, reset: bool, **how: Any) -> tuple[np.ndarray, Any]:
     """`X` as a dense array in the network's dtype, and `y` as scikit-learn reads it."""
     dtype = float_types(estimator.solver)
+    refuse_masked(X=X, y=y)
     X, y = validate_data(
         estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=reset, **how
     )
     return densify(X), y
+
+
+def refuse_masked(**given: Any) -> None:
+    """Refuses masked entries, whose mask scikit-learn drops."""
+    for name, array in given.items():
+        if isinstance(array, np.ma.MaskedArray):
+            arrays.as_numpy(array, name)
 
 
 def densify(X: Any) -> np.ndarray:
@@ -177,9 +199,14 @@ def read_sample_weight(given: Any, X: np.ndarray, dtype: Any) -> np.ndarray | No
     if given is None:
         return None
     m = len(X)
-    if isinstance(given, Real):
-        return np.full(m, given, dtype)
-    weights = check_array(given, ensure_2d=False, dtype=dtype, order="C", input_name="sample_weight")
+    refuse_masked(sample_weight=given)
+    given = np.full(m, given) if isinstance(given, Real) else given
+    try:
+        weights = check_array(given, ensure_2d=False, dtype=dtype, order="C", input_name="sample_weight")
+    except (TypeError, ValueError) as error:
+        if "sample_weight" in str(error):
+            raise
+        raise ValueError(f"sample_weight: {error}") from None
     if weights.ndim != 1:
         raise ValueError(
             f"Sample weights must be 1D array or scalar, got {weights.ndim}D array. Expected either a scalar value or "

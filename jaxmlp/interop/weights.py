@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmlp import arrays, validate
 from jaxmlp.doors import article, takes_network
-from jaxmlp.interop.named_arrays import Found, Named, read_layers, to_numpy
+from jaxmlp.interop.named_arrays import Found, Named, hint_entries, read_layers, to_numpy
 from jaxmlp.network import MLP, Layer, Params
 
 Framework = Literal["pytorch", "flax", "equinox", "keras", "sklearn"]
@@ -36,7 +36,7 @@ def params_from(
         framework: whose orientation matrices without a name have, "pytorch", "flax", "equinox", "keras" or "sklearn".
         missing_biases: "zeros" for layers without biases; else they are an error.
     Returns:
-        The parameters, a copy. They keep their bits; float64 is rounded to float32 where JAX has it switched off.
+        The parameters, a copy. They keep their bits, NaN included; float64 is rounded to float32 where JAX has it off.
     Raises:
         ValueError: where names, shapes, dtypes or the number of layers do not fit, or nothing tells the orientation of
             a square matrix or the order of two layers.
@@ -57,6 +57,8 @@ def params_from(
     except ValueError as error:
         if isinstance(weights, str | os.PathLike) and str(weights) not in str(error):
             raise ValueError(f"{weights}: {error}") from None
+        if hint := hint_entries(weights):
+            raise ValueError(f"{error}{hint}") from None
         raise
 
 

@@ -83,7 +83,8 @@ def fit(
         data: `(X, Y)`, arrays that stay on the device in their dtype. Or a re-iterable of batches `(X, Y)` or
             `(X, Y, weights)`, read anew each epoch; `set_epoch(number)` is called before each, 0 the first, where the
             object or its sampler has it. A batch of another shape compiles once more.
-        optimizer: an optax transformation, compiled in, or a factory such as `optax.sgd`.
+        optimizer: an optax transformation, compiled in, or a factory such as `optax.sgd`. Its updates are added, so
+            they hold the factor `-rate`, which those of `optax.scale_by_adam()` lack.
         key: for all that training draws.
         hyper: the factory's arguments, such as `{"learning_rate": 0.1}`.
         epochs: passes over the data, with `sampling="shuffle"` or `"poisson"`.
