@@ -1,5 +1,6 @@
 """Each experiment's stated expectation, and the settings that it refuses."""
 
+import functools
 import json
 import operator
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from experiments import (
     batch_size,
     circuits,
     curvature,
+    datasets,
     demand,
     embed,
     ensemble,
@@ -283,6 +285,22 @@ CASES = {
 }  # fmt: skip
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, "==": operator.eq, ">=": operator.ge, ">": operator.gt}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """A set of pictures is unpacked and verified for the first experiment that loads it; none may write into it."""
+
+    @functools.cache
+    def load(name, load=datasets.load):
+        pictures = load(name)
+        for array in pictures[:4]:
+            array.flags.writeable = False
+        return pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", load)
+        yield
 
 
 def marks(case):

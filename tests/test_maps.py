@@ -111,8 +111,9 @@ def test_where_the_product_of_the_factors_is_the_gauss_newton_matrix(problem, on
 def test_the_inverse_by_products(n):
     x = np.random.default_rng(n).normal(size=(n, n + 5))
     x = x @ x.T / n + 0.01 * np.eye(n)
-    assert tree_error(jax.jit(invert)(jnp.asarray(x)), np.linalg.inv(x)) <= 1e-10
-    assert not np.isfinite(invert(-jnp.eye(n))).all()
+    inverse = jax.jit(invert)
+    assert tree_error(inverse(jnp.asarray(x)), np.linalg.inv(x)) <= 1e-10
+    assert not np.isfinite(inverse(jnp.asarray(-np.eye(n)))).all()
 
 
 @pytest.mark.wrong_arguments
