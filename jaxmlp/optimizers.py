@@ -5,6 +5,7 @@ the cost, and the `trace` of the batch with its `weights`, a `key`, and the `net
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,8 +57,9 @@ def update(
     extended = optax.with_extra_args_support(optimizer)
     taken = inspect.signature(extended.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        known |= {"obj_fn": value_fn, "grad_fn": lambda params, *_: grad_fn(params)}  # to whoever names them
         known = {name: given for name, given in known.items() if name in taken}
+    only_named = {"obj_fn": value_fn, "grad_fn": lambda params, *_: grad_fn(params)}
+    known |= {name: given for name, given in only_named.items() if name in taken}
     return extended.update(grads, state, params, **known)  # pyright: ignore[reportArgumentType]
 
 
@@ -100,7 +102,8 @@ def check(net: MLP, given: Optimizer, hyper: dict[str, Any], params: Params) -> 
     try:
         state, (updates, after) = jax.eval_shape(step, hyper, params)
     except Exception as error:
-        hint = "; a whole number, one for all members, is compiled in" if hyper else ""
+        traced = hyper and re.search("[Tt]race[rd]", str(error))
+        hint = "; a whole number, one for all members, is compiled in" if traced else ""
         raise ValueError(f"optimizer{named} fails on the network's parameters: {_first_line(error)}{hint}") from error
     if (got := jax.tree.map(jnp.shape, updates)) != (expected := jax.tree.map(jnp.shape, params)):
         raise ValueError(f"optimizer{named} makes updates {got}, expected the parameters' structure {expected}")
@@ -170,13 +173,19 @@ class Told(NamedTuple):
         if missing := [argument for argument in needed if (given | {"params": params}).get(argument) is None]:
             raise ValueError(
                 f"{name}'s update is called without {', '.join(missing)}, expected what jaxmlp.fit hands over: "
-                "update(grads, state, params, trace=jaxmlp.backprop(..), key=.., value=.., value_fn=..)"
+                "update(grads, state, params, trace=jaxmlp.backprop(..), key=.., value=.., value_fn=..); around it, "
+                "optax.MultiSteps and others that are no GradientTransformationExtraArgs hand nothing on"
             )
         trained = given.get("net", net)  # a loop of one's own need not name it
         if trained != net:
             raise ValueError(f"{name} is for the network {net!r}, expected the one that is trained, {trained!r}")
         validate.params(net, params)
         return cls(**{argument: given[argument] for argument in cls._fields if argument in given})
+
+    @property
+    def counts(self) -> Any:
+        """Whether any example of the batch counts: one of weights 0 alone, as Poisson's may be, says nothing."""
+        return True if self.weights is None else (self.weights > 0).any()
 
 
 def form(tree: Any) -> Any:

@@ -241,8 +241,8 @@ def _target_values(Y: jax.Array, kind: str, k: int, classes: bool, name: str):
             raise ValueError(f"{name}: row {off} sums to {float(sums[off]):g}, expected probabilities that sum to 1")
 
 
-def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights") -> jax.Array:
-    """A weight `(m,)` per example, at least 0 and not all 0."""
+def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights", relative: bool = True) -> jax.Array:
+    """A weight `(m,)` per example, at least 0 and not all 0; `relative` ones are scaled where `dtype` may lose them."""
     w = array(given, name)
     if w.shape != (m,):
         raise ValueError(f"{name} has shape {w.shape}, expected one weight for each of the {m} examples")
@@ -253,7 +253,9 @@ def example_weights(given: Any, m: int, dtype: jnp.dtype, name: str = "weights")
             low, high = float(known.min()), float(known.max())
         if low < 0 or high == 0:
             raise ValueError(f"{name} holds values from {low:g} to {high:g}, expected none below 0 and not all 0")
-    return w.astype(dtype)
+        if relative and abs(exponent := math.frexp(high)[1]) > jnp.finfo(dtype).maxexp // 4:
+            w = np.ldexp(np.asarray(w, np.float64), -exponent)  # by a power of 2, which rounds nothing
+    return jnp.asarray(w, dtype)
 
 
 def masks(net: Network, given: Any, lead: tuple[int, ...]) -> Any:

@@ -80,6 +80,22 @@ def test_a_step_that_raises_the_cost_is_not_taken(x64):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates)) and float(state.growth) == 4
 
 
+def test_a_batch_in_which_no_example_counts_moves_nothing(x64):
+    """Not even where a penalty has a gradient: there is no curvature to divide it by."""
+    problem = NETS[1]
+    params, X, Y, *_ = problem.make()
+    optimizer, trace = jm.gauss_newton(problem.net, DAMPING), jm.backprop(problem.net, params, X, Y)
+    state, value = optimizer.init(params), lambda p: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
+
+    @jax.jit
+    def update(weights):
+        told = {"trace": trace, "weights": weights, "value": value(params), "value_fn": value}
+        return optimizer.update(jax.tree.map(lambda p: 2 * p, params), state, params, **told)
+
+    updates, after = update(jnp.zeros(problem.m))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates)) and after == state
+
+
 CURVE = jm.MLP((1, 6, 1), hidden="tanh")
 LM = jm.gauss_newton(CURVE)
 

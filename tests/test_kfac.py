@@ -93,6 +93,30 @@ def test_a_part_of_the_batch_gives_the_curvature_and_all_of_it_the_gradient(x64)
     assert tree_error(updates, jax.tree.map(lambda g: -RATE * g, transform_gradient(M, grads))) <= 1e-10
 
 
+@pytest.mark.parametrize("eigenbasis", [False, True])
+def test_a_batch_in_which_no_example_counts_leaves_the_curvature_alone(eigenbasis):
+    """The first batch, too, which finds no curvature yet."""
+    optimizer = jm.kfac(PROBLEM.net, RATE, damping=DAMPING, curvature="empirical", factors_every=1, inverses_every=1,
+                        adapt_every=1, eigenbasis=eigenbasis)  # fmt: skip
+    params, X, Y, _, weights, masks = PROBLEM.make()
+    J = lambda p, weights: jm.cost(PROBLEM.net, p, X, Y, weights=weights, masks=masks)
+
+    @jax.jit
+    def update(state, weights):
+        trace = jm.backprop(PROBLEM.net, params, X, Y, masks=masks)
+        told = {"trace": trace, "weights": weights, "value": J(params, weights), "value_fn": lambda p: J(p, weights)}
+        return optimizer.update(jm.mean_gradient(trace, weights), state, params, **told)
+
+    start, empty = optimizer.init(params), jnp.zeros_like(weights)
+    updates, state = update(start, empty)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+    for before in (start, update(start, weights)[1]):
+        _, state = update(before, empty)
+        kept = lambda state: (state.average, state.damping)
+        for old, new in zip(*map(jax.tree.leaves, (kept(before), kept(state))), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
 def test_the_eigenbasis_divides_by_second_moments(x64):
     optimizer = jm.kfac(PROBLEM.net, RATE, momentum=0, damping=DAMPING, decay=DECAY, curvature="empirical",
                         factors_every=1, inverses_every=4, eigenbasis=True)  # fmt: skip

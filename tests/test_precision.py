@@ -104,3 +104,27 @@ def test_other_products_are_refused():
     with pytest.raises(ValueError, match=r"products is 'float16', expected one of 'bfloat16'"):
         jm.MLP((2, 3), products="float16")
     assert "products=bfloat16" in repr(NET)
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [("float16", (1e-9, 3e5)), ("float32", (3e-39, 1e38))])
+def test_only_the_ratios_of_weights_count_however_large_they_are(key, dtype, sizes):
+    """The sum of 64 of them would be 0 or infinity."""
+    params = jm.init(EXACT, key, dtype=dtype)
+    X, Y = jax.random.normal(jax.random.key(1), (64, 20), dtype), jnp.arange(64) % 4
+    ratios = np.random.default_rng(0).uniform(0.5, 1, 64)
+    expected = jm.value_and_grad(EXACT, params, X, Y, weights=ratios)
+    for size in sizes:
+        J, grads = jm.value_and_grad(EXACT, params, X, Y, weights=size * ratios)
+        assert float(J) == pytest.approx(float(expected[0]), rel=1e-3)
+        assert tree_error(grads, expected[1]) <= 4 * float(jnp.finfo(dtype).eps) and np.any(grads[0].W)
+    settings = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 32, "key": key, "progress": False}
+    once = lambda w: jm.fit(EXACT, params, (X, Y), weights=w, validation=(X, Y, w), **settings).history
+    one, other = once(ratios), once(sizes[0] * ratios)
+    for name in ("cost", "validation_cost"):
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-2)
+
+
+def test_the_posterior_counts_weights_as_they_are(problem):
+    params, X, Y = problem
+    w = np.full(64, 2.0**40)
+    assert jm.laplace(EXACT, params, X, Y, "diagonal", weights=w).count == 2**46

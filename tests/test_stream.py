@@ -42,6 +42,9 @@ def test_a_batch_may_have_weights_which_count_as_they_are(params):
     steps = [(X, (Y, w)) for X, Y, w in weighted]
     expected = oracles.sgd(params, steps, 0.1, jax.jit(jax.grad(loss)))
     assert tree_error(fit(params, weighted).params, expected) <= 1e-5
+    X, Y, w = weighted[0]
+    with pytest.raises(ValueError, match="data: weights of batch 0 have a sum that float32 cannot hold"):
+        fit(params, [(X, Y, np.full_like(w, 1e38))])
 
 
 def test_each_epoch_reads_anew_and_is_told_its_number(params):

@@ -88,7 +88,9 @@ def gauss_newton(net: MLP, damping: float | Float[Given, ""] = 1e-2) -> optax.Gr
         about = jnp.finfo(damping.dtype)
         damping = jnp.clip(damping, about.eps**2, 1 / about.eps)  # beyond these a step is Newton's, or nothing
         growth = jnp.where(good, 2, jnp.minimum(2 * state.growth, 1 / about.eps))
-        return jax.tree.map(lambda s: jnp.where(good, s, 0), step), GaussNewtonState(damping, growth)
+        some = told.counts  # else the step is none, and says nothing about the damping
+        state = GaussNewtonState(jnp.where(some, damping, state.damping), jnp.where(some, growth, state.growth))
+        return jax.tree.map(lambda s: jnp.where(good & some, s, 0), step), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 

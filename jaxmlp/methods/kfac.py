@@ -52,7 +52,7 @@ class Average(NamedTuple):
 
     @property
     def factors(self) -> Factors:
-        return jax.tree.map(lambda v: v / self.weight, self.total)
+        return jax.tree.map(lambda v: v / jnp.where(self.weight == 0, 1, self.weight), self.total)
 
 
 class KfacState(NamedTuple):
@@ -154,7 +154,8 @@ def kfac(
         step = jax.tree.map(mix, direction, state.step)
         if adapt_every is not None and model is not None:
             change = lambda: told.value_fn(optax.apply_updates(params, step)) - told.value
-            adapted = lambda: _adapt(state.damping, change(), model(coefficients), cast(int, adapt_every))
+            new = lambda: _adapt(state.damping, change(), model(coefficients), cast(int, adapt_every))
+            adapted = lambda: jnp.where(told.counts, new(), state.damping)
             state = state._replace(damping=every(adapt_every, state.count + 1, adapted, state.damping))
         return step, state._replace(count=state.count + 1, step=step)
 
@@ -218,12 +219,14 @@ def choose_start(curvature: Curvature) -> Start:
 # Compiled, since a checkpoint runs an update by itself, outside a compiled epoch.
 @jax.jit
 def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[Average, Params | None]:
-    """The averages with one more batch in them."""
-    factors = kronecker_factors(trace, weights)
-    if state.moments is None:
-        return state.average.after(factors, decay), None
-    along = second_moment(transform(trace, state.maps), weights)
-    return state.average.after(factors, decay), _mix(decay, state.moments, along)
+    """The averages with one more batch in them, unless no example of it counts."""
+    average, moments = state.average.after(kronecker_factors(trace, weights), decay), state.moments
+    if moments is not None:
+        moments = _mix(decay, moments, second_moment(transform(trace, state.maps), weights))
+    if weights is None:
+        return average, moments
+    some = (weights > 0).any()
+    return jax.tree.map(lambda new, old: jnp.where(some, new, old), (average, moments), (state.average, state.moments))
 
 
 @jax.jit

@@ -223,7 +223,9 @@ def laplace(
     noise_variance = 1.0 if noise_variance is None else validate.number(noise_variance, "noise_variance", above=0)
     widths = {"full": net.shapes, "last_layer": net.shapes[-1:]}.get(structure, ())
     check_size(sum(o * (i + 1) for o, i in widths), "structure", structure)
-    count = float(len(examples.X)) if weights is None else float(widen(examples.weights).sum())  # pyright: ignore
+    # Of the weights as they came: those of the examples keep only their ratios.
+    count = len(examples.X) if weights is None else np.asarray(validate.array(weights, "weights"), np.float64).sum()
+    count = float(count)
     vectors, mean = find_curvature(net, params, examples, structure, preprocess)
     loss = count * float(cost(net, params, examples.X, examples.Y, weights=examples.weights, preprocess=preprocess))
     summed = tuple(count * widen(values).clip(0) for values in mean)

@@ -236,6 +236,10 @@ def describe(plan: Plan, run: Run, state: TrainState, data: Data) -> dict[str, A
         "rule's state at the start": mark(state.rule_state),
         "optimizer's first updates (checksum)": mark(probe.find_first_updates(plan, state)),
         "optimizer's later updates (checksum)": mark(probe.find_later_updates(plan, state)),
+        **{
+            f"optimizer's {name}": value if isinstance(value, int) else repr(value)  # NaN equals no NaN
+            for name, value in probe.find_numbers(plan, state).items()
+        },
         "hyperparameters compiled in": dict(plan.optimizer.whole) if isinstance(plan.optimizer, Factory) else {},
         "hidden activations": [f.name for f in plan.net.hidden],
         "own functions (checksum)": mark(probe.run_own(plan)),

@@ -16,6 +16,7 @@ from jaxmlp import validate
 from jaxmlp.data import folds as draw_folds
 from jaxmlp.network import MLP
 from jaxmlp.tables import make_html, make_table
+from jaxmlp.training import settings
 from jaxmlp.training._sweep import sweep
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Optimizer
@@ -112,6 +113,9 @@ def cross_validate(
         validate.one_of(name, FIXED, "a further argument of cross_validate")
     if not isinstance(net, MLP):
         raise ValueError(f"net is {net!r}, expected an MLP: one network, which all folds train")
+    for name, given in fixed.items():
+        if given is not None and settings.TABLE[name].by_member:  # one value for all: as `fit` takes it
+            settings.TABLE[name].read(given, name, settings.Context((net,)))
     if not isinstance(data, tuple) or len(data) != 2:
         got = f"a tuple of {len(data)}" if isinstance(data, tuple) else f"a {type(data).__name__}"
         raise ValueError(f"data is {got}, expected a tuple (X, Y)")

@@ -3,8 +3,10 @@
 The numbers are multiples of 1/8, so that products of them are exact on every device.
 """
 
+import inspect
 import math
 from dataclasses import replace
+from types import FunctionType, MethodType
 from typing import Any
 
 import jax
@@ -114,6 +116,27 @@ def find_later_updates(plan: Plan, state: TrainState) -> Any:
         later = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n) if is_count(leaf) else leaf, state.opt_state)
         made.append(optimizers.update(optimizer, grads, later, state.params, _constant(plan, state, grads))[0])
     return made
+
+
+def find_numbers(plan: Plan, state: TrainState) -> dict[str, int | float]:
+    """The numbers that the optimizer's functions hold in variables, by their names: not each shows in an update."""
+    found: dict[str, int | float] = {}
+    seen: set[int] = set()
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, int | float):
+            found[name] = value
+        elif isinstance(value, tuple):
+            for number, entry in enumerate(value):
+                look(entry, f"{name}[{number}]")
+        elif isinstance(value, FunctionType | MethodType) and id(value) not in seen:
+            seen.add(id(value))
+            inner = vars(value.__self__) if isinstance(value, MethodType) else inspect.getclosurevars(value).nonlocals
+            for variable in sorted(inner):
+                look(inner[variable], f"{name}.{variable}")
+
+    look(plan.transformation(state.hyper).update, "update")
+    return {name.removeprefix("update."): value for name, value in found.items()}
 
 
 def _constant(plan: Plan, state: TrainState, grads: Params) -> Objective:

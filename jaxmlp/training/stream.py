@@ -235,8 +235,13 @@ def _read_batch(how: Reading, given: Any, number: int, seen: set) -> Batch:
         return Batch(X, Y)  # pyright: ignore[reportArgumentType]
     if not how.weighted:
         raise ValueError(f"data: batch {number} has weights, expected none with a readout, which weighs for itself")
-    w = validate.example_weights(weights[0], len(X), how.dtype, name=f"data: weights of batch {number}")
-    return Batch(X, Y, np.asarray(w), np.asarray(len(X), wide(how.dtype)))  # pyright: ignore[reportArgumentType]
+    name = f"data: weights of batch {number}"
+    w = np.asarray(validate.example_weights(weights[0], len(X), how.dtype, name, relative=False))
+    with np.errstate(over="ignore"):
+        fine = np.isfinite(w.sum())
+    if not fine:
+        raise ValueError(f"{name} have a sum that {w.dtype} cannot hold, expected about 1 for most examples")
+    return Batch(X, Y, w, np.asarray(len(X), wide(how.dtype)))  # pyright: ignore[reportArgumentType]
 
 
 def _is_plainly_fine(net: MLP, X: np.ndarray, Y: np.ndarray) -> bool:
