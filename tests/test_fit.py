@@ -45,6 +45,8 @@ def test_another_rate_or_key_does_not_compile_again(params, compilations):
     other = run(hyper={"learning_rate": 0.3}, key=jax.random.key(9))
     run(hyper={"learning_rate": 2}, epochs=4)
     assert compilations == []
+    run(hyper={"learning_rate": 0.3}, batch_size=4)
+    assert "jit(epoch)" in compilations and "jit(begin)" not in compilations  # which knows no batch
     expected = fit(params, optimizer=optax.sgd(0.3), key=jax.random.key(9), batch_size=3, epochs=2)
     assert tree_error(other.params, expected.params) <= 1e-4  # rounding: one rate is a constant there
 

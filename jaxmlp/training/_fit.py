@@ -180,7 +180,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
     data = sharding.put_data(mesh, source.data, source.by_share)
     if data.weights is not None:
         data = data._replace(weights=data.weights / data.weights.mean())
-    state = _compiled_begin(plan, sharding.put(mesh, run), data)
+    state = _compiled_begin(plan.at_start, sharding.put(mesh, run), data)
     streamed = source.one_epoch is not _compiled_epoch
     probe.check_padding(plan, state, source.data, streamed and sharding.length(mesh, sharding.DATA) > 1)
     keeper = None

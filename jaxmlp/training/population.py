@@ -169,7 +169,7 @@ class Population:
         cls, plan: Plan, axes: Data, initial: str | Initializer, runs: Run, data: Data, shared: PRNGKeyArray | None
     ) -> "Population":
         """Members before their first epoch; `shared` is the key of them all, where they share their batches."""
-        states = begin_all(plan, axes, initial, runs, data)
+        states = begin_all(plan.at_start, axes, initial, runs, data)
         return cls(plan, axes, data, states, None if shared is None else split_key(shared)[0])
 
     @property

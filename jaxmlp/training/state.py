@@ -4,7 +4,7 @@ Everything that changes is in the state, so resuming is saving it, and a populat
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -50,6 +50,14 @@ class Plan:
     def transformation(self, hyper: dict[str, Any]) -> optax.GradientTransformation:
         """The optimizer with these hyperparameters."""
         return self.optimizer if isinstance(self.optimizer, optax.GradientTransformation) else self.optimizer(**hyper)
+
+    @property
+    def at_start(self) -> "Plan":
+        """The plan without what an epoch alone uses, so that one program starts the runs of many plans."""
+        if self.readout is not None:  # is tried on the forms of a batch
+            return self
+        return replace(self, batch_size=1, steps=1, sampling="shuffle", augment=None, accuracy=False, best_by="cost",
+                       monitor=False)  # fmt: skip
 
 
 class Run(NamedTuple):
