@@ -9,8 +9,8 @@ from jaxmlp.training import _epoch as epoch_module
 from jaxmlp.training import ensembles as ensembles_module
 from jaxmlp.training import population as population_module
 from jaxmlp.training import stream as stream_module
-from jaxmlp.training._search import _rungs as rungs
 from jaxmlp.training.cross_validation import _summarize as summarize_folds
+from jaxmlp.training.halving import choose_rungs as rungs
 from jaxmlp.training.population_checkpoint import PopulationCheckpoints
 from jaxmlp.training.sampling import draw, gather, permute
 from jaxmlp.training.sharding import put_data

@@ -6,6 +6,8 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import checkpoint_runs
 import jax
@@ -13,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import NET, examples, fit, tree_error
+from problems import NET, SGD, examples, fit, tree_error
 
 import jaxmlp as jm
+from jaxmlp.training import probe
 from jaxmlp.training.checkpoint import Checkpoints, check_run
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
@@ -156,6 +159,28 @@ def patient(steps):
 
 def halves(times):
     return {"optimizer": HALVES, "hyper": {"learning_rate": 0.1, "times": times}}
+
+
+@pytest.mark.wrong_arguments
+def test_the_numbers_in_an_optimizers_functions_are_found():
+    """Those of nested functions and of a method's object, once each; a variable that is not set yet is none."""
+
+    class Slots(NamedTuple):
+        number: int
+
+        def update(self):
+            return self.number
+
+    def make(rate):
+        again = lambda: (rate, step, unset, methods)
+        step, methods = (lambda: (again, rate), 3), (Slots(5).update, optax.MultiSteps(SGD, 7).update)
+        return again
+        unset = 0
+
+    plan = SimpleNamespace(transformation=lambda hyper: SimpleNamespace(update=make(0.5)))
+    found = probe.find_numbers(plan, SimpleNamespace(hyper={}))
+    assert found["rate"] == 0.5 and found["step[1]"] == 3 and "unset" not in found
+    assert found["methods[1]._every_k_schedule.every_k_schedule"] == 7
 
 
 @pytest.mark.parametrize(

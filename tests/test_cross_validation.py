@@ -91,6 +91,7 @@ def changed(many, columns, diverged):
         ({"weights": np.ones(3)}, r"weights has shape \(3,\), expected one weight for each of the 20 examples"),
         ({"weights": -np.ones(20)}, "weights holds values from -1 to -1, expected none below 0"),
         ({"hyper": {"learning_rate": [0.1, 0.2]}}, r"hyper\['learning_rate'\] has shape \(2,\), expected a number"),
+        ({"keep": (0.5, 2.0)}, "keep is .*, expected finite numbers above 0 and at most 1"),
         ({"keep": np.ones((2, 2))}, r"keep has shape \(2, 2\), expected"),
         ({"validation": (X, Y)}, "validation is given, but cross_validate makes the validation sets itself"),
         ({"keys": GIVEN["key"]}, "keys is given, but cross_validate draws them by key; expected none"),

@@ -219,10 +219,11 @@ def test_what_is_not_due_is_not_computed_in_a_population_either():
     assert done
 
 
-KFAC = functools.partial(jm.kfac, NET, factors_every=2, inverses_every=2, curvature="empirical")
+KFAC = functools.partial(jm.kfac, NET, factors_every=2, inverses_every=2)
 
 
 def test_members_have_their_own_rate_and_damping():
+    """And draw the labels that a run of `fit` draws."""
     hyper = {"learning_rate": np.asarray([0.1, 0.3], np.float32), "damping": np.asarray([0.1, 1.0], np.float32)}
     many = sweep(optimizer=KFAC, keys=KEYS[:2], hyper=hyper)
     for i in range(2):

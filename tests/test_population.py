@@ -115,6 +115,13 @@ def test_members_with_data_and_batches_of_their_own_leave_too(programs, monkeypa
     np.testing.assert_allclose(many.history["cost"], plain.history["cost"], rtol=1e-5)
 
 
+def test_fewer_members_than_a_program_holds_go_on(programs):
+    """Five of eight run in a program of six: the next smaller one, of five, waits until another one stops."""
+    many = sweep(keys=jax.random.split(KEYS[0], 8), hyper={"learning_rate": [0.3] * 5 + [1e9] * 3}, epochs=4)
+    assert programs == [(8, 1), *[(6, 1)] * 3] and many.diverged.sum() == 3
+    assert np.isfinite(many.history["cost"][:, :5]).all() and len(many.history["cost"]) == 4
+
+
 def test_an_interrupted_sweep_saves_its_epoch_and_says_how_to_go_on(tmp_path):
     shown = []
 

@@ -42,10 +42,11 @@ def test_rungs_are_those_of_the_paper():
         assert sizes[-1] == 1 and spent <= 1000
 
 
-def test_successive_halving_keeps_the_better_half_and_the_winner_is_reproduced():
+def test_successive_halving_keeps_the_better_half_and_the_winner_is_reproduced(x64):
     """Two shapes and three strengths of everything else; rate 1e9 diverges, 1e-6 learns nothing."""
     rates = [1e9, 0.5, 1e-6, 0.2]
-    found = search({"learning_rate": rates, "width": [4]}, net, budget=16, penalties=jm.l2(1e-3), scale=0.5)
+    settings = {"penalties": jm.l2((1e-3, 2e-3)), "keep": (1.0, 0.9), "scale": 0.5}  # by layer, for all
+    found = search({"learning_rate": rates, "width": [4]}, net, budget=16, **settings)
     assert [s["learning_rate"] for s in found.trials] == rates and found.epochs.tolist() == [2, 6, 2, 6]
     assert np.isinf(found.scores[0]) and found.settings["learning_rate"] in (0.5, 0.2)
     assert found.scores[found.best] == min(found.scores)
@@ -61,14 +62,14 @@ def test_successive_halving_keeps_the_better_half_and_the_winner_is_reproduced()
 
 def test_what_is_in_the_space_goes_to_where_it_belongs():
     """Networks, batch sizes, strengths and the optimizer's arguments: each trial is the population's own member."""
-    choices = {"width": [4, 5], "l2": [0.0, 0.1], "learning_rate": [0.3]}
+    choices = {"width": [4, 5], "l2": [0.0, 0.1], "learning_rate": [0.3], "keep": [(1.0, 0.9)]}
     found = search(choices, net, epochs=3)
     assert len(found.trials) == 4 and found.epochs.tolist() == [3] * 4
     key = jax.random.split(jax.random.key(0))[1]
     for width in (4, 5):
         alone = jm.sweep(
             net(width), examples(20), keys=key, penalties=jm.l2([0.0, 0.1]), hyper={"learning_rate": 0.3},
-            optimizer=optax.sgd, epochs=3, batch_size=6, validation=examples(15, 5), progress=False,
+            keep=[(1.0, 0.9)], optimizer=optax.sgd, epochs=3, batch_size=6, validation=examples(15, 5), progress=False,
         )  # fmt: skip
         of_it = [i for i, s in enumerate(found.trials) if s["width"] == width]
         np.testing.assert_allclose(found.scores[of_it], alone.scores, rtol=1e-5)

@@ -60,8 +60,9 @@ def test_labels_weights_and_validation_may_be_a_members_own():
     X, Y = examples(20)
     W = np.asarray(jm.data.folds(jax.random.key(0), 20, 4))
     labels = np.stack([Y, 1 - Y, Y, np.roll(Y, 1)])
-    run = partial(sweep, weights=W, shared_order=False)
-    many = run((X, labels), validation=(X, labels, 1 - W))
+    sizes = np.array([[1.0], [1.0], [1.0], [1e-40]])  # relative to each member's own
+    run = partial(sweep, weights=W * sizes, shared_order=False)
+    many = run((X, labels), validation=(X, labels, (1 - W) * sizes))
     for i in (0, 3):
         held_out = (X, labels[i], 1 - W[i])
         agree(many, fit(jm.init(NET, KEYS[i]), (X, labels[i]), key=KEYS[i], weights=W[i], validation=held_out), i)

@@ -163,7 +163,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
         dtype = validate.params(net, params)
         given = settings.read(arguments, settings.Context((net,)))
         settings.settle_optimizer(given, (net,), dtype)
-        how = Reading(net, dtype, given.preprocess)
+        how = Reading(net, dtype, given.preprocess, relative=not processes.are_several(mesh))
         source = (_use_arrays if isinstance(data, tuple) else _use_stream)(how, data, given, mesh)
         plan = settings.make_plan(net, given, mesh, accuracy=metrics.predicts_classes(net, source.data.Y), steps=1,
                                   batch_size=source.batch_size, shares=source.shares)  # fmt: skip
@@ -173,7 +173,7 @@ def _prepare(arguments: dict[str, Any]) -> tuple[Plan, TrainState, Data, list[in
         hint.name_hyper(plan)
         if given.rule_state is not None:
             given.rule_state = rules.check_state(net, plan.rule, given.rule_state)
-        run = settings.make_run(given, dtype, key=given.key, params=params, rule_state=given.rule_state)
+        run = settings.make_run(given, dtype, key=given.key, params=tuple(params), rule_state=given.rule_state)
     told = {"net": repr(net), "the number of examples": source.m, "epochs": rounds} | settings.tell(plan, run)
     told |= {name: getattr(given, name) is not None for name in ("validation", "checkpoints", "weights")}
     processes.check_agreement(mesh, **told)

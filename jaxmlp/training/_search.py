@@ -5,7 +5,6 @@ Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperpa
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,10 @@ from jaxmlp import penalties, search_space, validate
 from jaxmlp.network import MLP, init
 from jaxmlp.tables import make_html, make_table
 from jaxmlp.training._fit import fit
-from jaxmlp.training._sweep import form_groups, sweep
+from jaxmlp.training._sweep import choose_dtype, form_groups, sweep
 from jaxmlp.training.examples import Axis
+from jaxmlp.training.for_all import for_all
+from jaxmlp.training.halving import choose_rungs
 from jaxmlp.training.joining import join
 from jaxmlp.training.population import Population
 from jaxmlp.training.reporting import show as show_progress
@@ -139,7 +140,7 @@ def search(
         tried = search_space.list_grid(names)
     else:
         tried = search_space.draw_settings(names, draw_key, validate.whole(trials, "trials"))
-    rungs = _rungs(len(tried), epochs, budget)
+    rungs = choose_rungs(len(tried), epochs, budget)
     given = _Given(net, data, optimizer, validation, key, fixed)
     groups = _begin_groups(given, tried)
     reached, scores = np.zeros(len(tried), int), np.full(len(tried), np.inf)
@@ -156,24 +157,14 @@ def search(
     if not np.isfinite(scores).any():
         raise ValueError(f"space has {len(tried)} settings here that all diverged, expected lower learning rates")
     ((index, population),) = groups
+    if not np.isfinite(scores[index[0]]):
+        raise ValueError(
+            f"space has {len(tried)} settings here, and those of the last rung all diverged, expected lower learning "
+            "rates"
+        )
     result = join([(index, population)], {}, stacked=True).member(0)
     best = int(index[0])
     return SearchResult(tried, scores, reached, best, result, partial(given.retrain, tried[best], int(reached[best])))
-
-
-def _rungs(n: int, epochs: int | None, budget: int | None) -> list[tuple[int, int]]:
-    """For each rung, the number of settings that survive it, and the epochs that each trains in it."""
-    if (epochs is None) == (budget is None):
-        raise ValueError(f"epochs is {epochs} and budget is {budget}, expected one of them")
-    if budget is None:
-        return [(1, validate.whole(epochs, "epochs"))]
-    count = max(1, math.ceil(math.log2(n)))
-    if validate.whole(budget, "budget") < n * count:
-        raise ValueError(f"budget is {budget} epochs, expected at least {n * count}: {n} settings in {count} rungs")
-    left = [n]
-    while len(left) < count:
-        left.append(left[-1] // 2)
-    return [(max(1, size // 2), budget // (size * count)) for size in left]
 
 
 def _refuse_twice(names: dict[str, Any], fixed: dict[str, Any]) -> None:
@@ -239,18 +230,20 @@ class _Given:
         taken = inspect.signature(self.net).parameters
         return {name: value for name, value in settings.items() if name in taken}
 
-    def arguments(self, many: list[Settings]) -> dict[str, Any]:
-        """The arguments of `sweep` for settings that share a program; for a single one also those of `fit`."""
+    def arguments(self, many: list[Settings], members: bool) -> dict[str, Any]:
+        """The arguments of `sweep` for settings that share a program; those of `fit` for a single one, no `members`."""
         first, own = many[0], self.own(many[0])
         column = lambda name: [s[name] for s in many] if len(many) > 1 else first[name]
-        made = {name: column(name) for name in STRENGTHS if name in first and name not in own}
+        each = lambda name: [s[name] for s in many] if members else first[name]
+        made = {name: each(name) for name in STRENGTHS if name in first and name not in own}
         made |= {name: first[name] for name in COMPILED_IN if name in first and name not in own}
-        added = tuple(make(column(name)) for name, make in PENALTIES.items() if name in first and name not in own)
+        added = tuple(make(each(name)) for name, make in PENALTIES.items() if name in first and name not in own)
         if added:
             made["penalties"] = added
         rest = [name for name in first if not (name in own or name in made or name in PENALTIES)]
         hyper = {**(self.fixed.get("hyper") or {}), **{name: column(name) for name in rest}}
-        return {**self.fixed, **made, "hyper": hyper or None, "optimizer": self.optimizer,
+        fixed = for_all(self.fixed, self.network(first)) if members else self.fixed
+        return {**fixed, **made, "hyper": hyper or None, "optimizer": self.optimizer,
                 "validation": self.validation}  # fmt: skip
 
     def retrain(
@@ -263,10 +256,11 @@ class _Given:
     ) -> Result:
         """The settings by `fit`, from scratch."""
         key, net = self.key if key is None else key, self.network(settings)
-        arguments = self.arguments([settings])
+        arguments = self.arguments([settings], members=False)
         arguments = {name: value for name, value in arguments.items() if name in OF_FIT}
         initial: Any = self.fixed.get("initial", settings.get("initial", "he"))
-        params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial)
+        dtype = choose_dtype(None, self.data, self.fixed.get("preprocess"))
+        params: Any = initial if isinstance(initial, tuple | list) else init(net, key, initial, dtype=dtype)
         scale = self.fixed.get("scale", settings.get("scale", 1.0))
         params = tuple(layer._replace(W=layer.W.dtype.type(scale) * layer.W) for layer in params)
         n = trained_for if epochs is None else epochs
@@ -281,7 +275,7 @@ def _begin_groups(given: _Given, tried: list[Settings]) -> list[tuple[np.ndarray
     for mark in dict.fromkeys(marks):
         index = np.flatnonzero([other == mark for other in marks])
         keys = jax.numpy.broadcast_to(given.key, (len(index),))
-        arguments = given.arguments([tried[i] for i in index])
+        arguments = given.arguments([tried[i] for i in index], members=True)
         groups, _ = form_groups({**defaults, "net": mark[0], "data": given.data, "keys": keys, **arguments}, index)
         begun += [(index[group.index], group.begin()) for group in groups]
     return begun

@@ -171,7 +171,7 @@ def form_groups(
     distinct = tuple(dict.fromkeys(nets))
     given = settings.read(arguments, settings.Context(distinct, axis))
     params, stacked = _read_initial(distinct, given.initial, axis)
-    dtype = _choose_dtype(params, data, given.preprocess)
+    dtype = choose_dtype(params, data, given.preprocess)
     settings.settle_optimizer(given, distinct, dtype)
     examples = {n: read_data(Reading(n, dtype, given.preprocess, axis), data, given) for n in distinct}
     E = axis.members
@@ -252,7 +252,7 @@ def _read_initial(nets: tuple[MLP, ...], given: Any, axis: Axis) -> tuple[Any, b
     first: Any = getattr(next(iter(given)), "W", 0) if listed else 0
     if jnp.ndim(first) != 3:
         validate.params(net, given)
-        return given, False
+        return tuple(given), False
     lengths = {jnp.shape(array)[:1] for array in jax.tree.leaves(given)}
     if len(lengths) > 1:
         raise ValueError(f"initial has arrays of {sorted(n for (n,) in lengths)} members, expected one number of them")
@@ -261,7 +261,7 @@ def _read_initial(nets: tuple[MLP, ...], given: Any, axis: Axis) -> tuple[Any, b
     return tuple(given), True
 
 
-def _choose_dtype(params: Params | None, data: Any, preprocess: Any) -> Any:
+def choose_dtype(params: Params | None, data: Any, preprocess: Any) -> Any:
     """That of the parameters; where they are drawn, that of the inputs if these go in unchanged."""
     if params is not None:
         return jnp.result_type(params[0].W)

@@ -16,8 +16,8 @@ from jaxmlp import validate
 from jaxmlp.data import folds as draw_folds
 from jaxmlp.network import MLP
 from jaxmlp.tables import make_html, make_table
-from jaxmlp.training import settings
 from jaxmlp.training._sweep import sweep
+from jaxmlp.training.for_all import for_all
 from jaxmlp.training.result import SweepResult
 from jaxmlp.training.state import Optimizer
 
@@ -92,7 +92,8 @@ def cross_validate(
         optimizer, epochs: as of `sweep`.
         repeats: draws so many times other folds.
         weights: a weight of at least 0 for each example, `(m,)`, in training and in the scores; ones unless given.
-        fixed: the other arguments of `sweep`, each one value for all members.
+        fixed: the other arguments of `sweep`, each one value for all members (or one by layer). With `patience` a fold
+            ends by itself, and `epochs` is at most where the first one did.
     Returns:
         A CrossValidation with `scores`, `mean`, `deviation`, `epochs` and `many`, the SweepResult of all members;
         printed, it is a table.
@@ -113,9 +114,7 @@ def cross_validate(
         validate.one_of(name, FIXED, "a further argument of cross_validate")
     if not isinstance(net, MLP):
         raise ValueError(f"net is {net!r}, expected an MLP: one network, which all folds train")
-    for name, given in fixed.items():
-        if given is not None and settings.TABLE[name].by_member:  # one value for all: as `fit` takes it
-            settings.TABLE[name].read(given, name, settings.Context((net,)))
+    fixed = for_all(fixed, net)
     if not isinstance(data, tuple) or len(data) != 2:
         got = f"a tuple of {len(data)}" if isinstance(data, tuple) else f"a {type(data).__name__}"
         raise ValueError(f"data is {got}, expected a tuple (X, Y)")

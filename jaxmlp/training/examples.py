@@ -51,6 +51,7 @@ class Reading(NamedTuple):
     preprocess: Preprocess | None
     axis: Axis | None = None
     weighted: bool = True  # whether the batches of a stream may bring weights
+    relative: bool = True  # whether weights are all here, so that they may be scaled
 
 
 def read_data(how: Reading, data: Any, given: SimpleNamespace) -> tuple[Data, Data]:
@@ -166,10 +167,11 @@ def _read_labels(how: Reading, Y: Any, m: int, name: str) -> tuple[jax.Array, in
 def _read_weights(how: Reading, weights: Any, m: int, name: str) -> tuple[jax.Array, int | None]:
     weights = validate.array(weights, name)
     if how.axis is None or not (weights.ndim == 2 and weights.shape[1] == m):
-        return validate.example_weights(weights, m, how.dtype, name=name), None
+        return validate.example_weights(weights, m, how.dtype, name, how.relative), None
     how.axis.add(name, len(weights))
-    flat = validate.example_weights(weights.ravel(), weights.size, how.dtype, name)
-    weights = flat.reshape(weights.shape)
-    if bool((weights.sum(1) == 0).any()):
+    validate.example_weights(weights.ravel(), weights.size, how.dtype, name, relative=False)
+    rows = np.asarray(weights, np.float64)
+    largest = rows.max(1, keepdims=True)
+    if not largest.all():
         raise ValueError(f"{name} are all 0 for a member, expected some above 0")
-    return weights, 0
+    return jnp.asarray(np.ldexp(rows, -np.frexp(largest)[1]), how.dtype), 0  # each member's are relative to its own

@@ -62,16 +62,18 @@ def advance(
     # larger product is one call for all members, or one each, and wants them first.
     axis = -1 if max(math.prod(shape) for shape in plan.net.shapes) <= TINY else 0
 
-    def one(state: TrainState, data: Data, key: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
-        after, scores = epoch(plan, state, data, key=key)
-        if key is not None:
-            after = after._replace(key=state.key)  # unused; to split it is a quarter of a tiny network's step
-        return after, scores
+    def one(state: TrainState, data: Data, shared: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
+        if shared is None:
+            return epoch(plan, state, data)
+        if plan.readout is None:  # all draw as a run by this key does
+            after, scores = epoch(plan, state._replace(key=shared), data)
+        else:
+            after, scores = epoch(plan, state, data, key=split_key(shared)[1])
+        return after._replace(key=state.key), scores  # to split each member's is a quarter of a tiny network's step
 
     def all_of_them(states: TrainState, shared: PRNGKeyArray | None) -> tuple[TrainState, Metrics]:
-        key = None if shared is None else split_key(shared)[1]
         each = jax.vmap(one, (axis, axes, None), (axis, 0), spmd_axis_name=_axis_of(plan, len(states.epoch)))
-        return each(states, data, key)
+        return each(states, data, shared)
 
     def body(carry):
         i, states, shared, history, running = carry
@@ -195,7 +197,9 @@ class Population:
         while done < end and not stopped.all():
             most = int(min(max(OPERATIONS_A_CALL // (operations * len(index)), 1), EPOCHS_A_CALL))
             n = min(most, end - done, *([] if keeper is None else [keeper.every - done % keeper.every]))
-            fewest = packing.next_size(len(index), operations, end - done, devices)
+            # Where fewer run already, another one must stop first: a call trains for at least one epoch.
+            running = len(stopped) - int(stopped.sum())
+            fewest = min(packing.next_size(len(index), operations, end - done, devices), running - 1)
             limits = jnp.asarray(n, jnp.int32), jnp.asarray(fewest, jnp.int32)
             states, history, running, self.shared, count = advance(
                 self.plan, self.axes, most, states, data, self.shared, limits

@@ -3,8 +3,8 @@
 The numbers are multiples of 1/8, so that products of them are exact on every device.
 """
 
-import inspect
 import math
+from contextlib import suppress
 from dataclasses import replace
 from types import FunctionType, MethodType
 from typing import Any
@@ -131,12 +131,22 @@ def find_numbers(plan: Plan, state: TrainState) -> dict[str, int | float]:
                 look(entry, f"{name}[{number}]")
         elif isinstance(value, FunctionType | MethodType) and id(value) not in seen:
             seen.add(id(value))
-            inner = vars(value.__self__) if isinstance(value, MethodType) else inspect.getclosurevars(value).nonlocals
-            for variable in sorted(inner):
-                look(inner[variable], f"{name}.{variable}")
+            for variable, inner in sorted(_variables(value).items()):
+                look(inner, f"{name}.{variable}")
 
     look(plan.transformation(state.hyper).update, "update")
     return {name.removeprefix("update."): value for name, value in found.items()}
+
+
+def _variables(function: FunctionType | MethodType) -> dict[str, Any]:
+    """What a function holds: the variables of those around it, or the fields of a method's object."""
+    if isinstance(function, MethodType):
+        return dict(getattr(function.__self__, "__dict__", {}))
+    held = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not set yet
+            held[name] = cell.cell_contents
+    return held
 
 
 def _constant(plan: Plan, state: TrainState, grads: Params) -> Objective:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
+from jaxmlp import norms
 from jaxmlp.training import processes
 from jaxmlp.training.sharding import DATA, along, length
 from jaxmlp.training.state import Data, Plan
@@ -153,7 +154,8 @@ def gather(plan: Plan, data: Data, drawn: Drawn) -> Batch:
         weights = take(data.weights)
         count = index.size
         if counted is not None:
-            weights, count = jnp.where(counted, weights, 0), jnp.maximum(counted.sum(), 1).astype(weights.dtype)
+            count = jnp.maximum(counted.sum(), 1).astype(norms.wide(weights.dtype))
+            weights = jnp.where(counted, weights, 0)
     return place(plan.mesh, Batch(take(data.X), take(data.Y), weights, count, drawn.key))
 
 
