@@ -49,6 +49,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import jax
+
 from experiments import datasets
 from experiments._benchmark import (
     accelerator,
@@ -123,7 +125,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.say(f"{__doc__}")
     kept = record.Record(out.folder / "benchmark.json", dataclasses.asdict(chosen))
     machine = kept.head["machine"]
-    out.say(f"{machine['processor']}, {machine['cores']} cores, "
+    chip = "" if jax.default_backend() == "cpu" else f"{machine['device']}; "
+    out.say(f"{chip}{machine['processor']}, {machine['cores']} cores, "
             f"{machine['memory_bytes_a_second'] / 1e9:.0f} GB/s read and written in memory; "
             + ", ".join(f"{name} {version}" for name, version in kept.head["versions"].items() if version)
             + f"; median of {chosen.rounds} rounds\n")  # fmt: skip
