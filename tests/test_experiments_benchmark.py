@@ -355,6 +355,8 @@ def test_what_a_cell_falls_short_of_is_listed_beside_what_the_limit_allows():
     ({"second_order_networks": ("784",)}, "networks has '784', expected widths such as 784-64-10"),
     ({"batch_sizes": (0,)}, r"rounds and batch_sizes are 9 and \(0,\), expected at least 1 round"),
     ({"compare": ("a", "b", "c")}, "compare and tolerance are .*, expected at most two files"),
+    ({"networks": ("784-32-10",), "sections": ("readouts",)}, "which leaves nothing to measure; readouts, rules and"),
+    ({"sections": ("rules",), "quick": True}, "which leaves nothing to measure"),
 ])  # fmt: skip
 def test_unknown_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
