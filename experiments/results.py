@@ -20,7 +20,6 @@ from experiments.output import NotReached, Output
 from jaxmlp import metrics, plotting
 from jaxmlp.data import scale_pixels
 
-
 PICTURES = 60_000  # training examples of each set
 
 
