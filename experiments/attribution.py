@@ -60,6 +60,8 @@ SMALL = {"examples": 300, "tests": 40, "hidden": (16,), "halves": 16, "keys": 2,
 def run(settings: Settings, out: Output) -> dict[str, float]:
     s = replace(settings, **SMALL) if settings.quick else settings
     pictures = datasets.load(s.data)
+    datasets.check_amount("examples", s.examples, len(pictures.X))
+    datasets.check_amount("tests", s.tests, len(pictures.X_test) - 1)  # the last part takes others
     train = pictures.X[: s.examples], pictures.Y[: s.examples]
     test = pictures.X_test[: s.tests], pictures.Y_test[: s.tests]
     net = jm.MLP((pictures.X[0].size, *s.hidden, len(pictures.classes)), "relu", "softmax", "cross_entropy")

@@ -53,6 +53,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         m, epochs, full, count = 2000, 3, 60, 40
         settings = replace(settings, shown=20)
     pictures = datasets.load("mnist")
+    datasets.check_amount("examples", m, len(pictures.X))
     X, Y = jnp.asarray(pictures.X[:m]), jnp.asarray(pictures.Y[:m])
     net = jm.MLP((784, 64, 10), "relu", "softmax", "cross_entropy")
     params = jm.init(net, jax.random.key(settings.key))

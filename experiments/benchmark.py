@@ -49,6 +49,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import jax
+
 from experiments import datasets
 from experiments._benchmark import (
     accelerator,
@@ -91,7 +93,7 @@ class Settings:
     quick: bool = False  # two networks at two batch sizes, 3 rounds, no torch.compile, no rules, no options, no EK-FAC
 
     def resolve(self) -> "Settings":
-        """The settings with the changes of `quick`; ValueError for unknown names and for values out of range."""
+        """The settings with the changes of `quick`; ValueError where they are wrong, or leave nothing to measure."""
         for name, known in (("peers", tuple(epochs.PEERS)), ("sections", SECTIONS)):
             for given in getattr(self, name):
                 if given not in known:
@@ -104,8 +106,19 @@ class Settings:
                              "files, and a tolerance above 0")  # fmt: skip
         for network in (*self.networks, *self.second_order_networks):
             widths(network)
-        if not self.quick:
-            return self
+        chosen = self._resolve_quick() if self.quick else self
+        traced = any(network in OF_TRACES for network in chosen.networks)
+        works = dict.fromkeys(("readouts", "rules", "options"), traced)
+        works |= {"epochs": bool(chosen.networks and chosen.batch_sizes)}
+        works |= {"second_order": bool(chosen.second_order_networks)}
+        of_sections = not (chosen.accelerator or len(chosen.compare) == 2)
+        if of_sections and not any(works.get(section, True) for section in chosen.sections):
+            raise ValueError(f"sections and networks are {self.sections} and {self.networks}, which leaves nothing to "
+                             f"measure; readouts, rules and options take {' and '.join(OF_TRACES)} alone, and quick "
+                             "has no rules and no options")  # fmt: skip
+        return chosen
+
+    def _resolve_quick(self) -> "Settings":
         return dataclasses.replace(
             self, networks=("784-64-10", "784-800-10"), batch_sizes=(32, 512), rounds=3,
             second_order_networks=(second_order.SMALL,),
@@ -123,7 +136,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     out.say(f"{__doc__}")
     kept = record.Record(out.folder / "benchmark.json", dataclasses.asdict(chosen))
     machine = kept.head["machine"]
-    out.say(f"{machine['processor']}, {machine['cores']} cores, "
+    chip = "" if jax.default_backend() == "cpu" else f"{machine['device']}; "
+    out.say(f"{chip}{machine['processor']}, {machine['cores']} cores, "
             f"{machine['memory_bytes_a_second'] / 1e9:.0f} GB/s read and written in memory; "
             + ", ".join(f"{name} {version}" for name, version in kept.head["versions"].items() if version)
             + f"; median of {chosen.rounds} rounds\n")  # fmt: skip

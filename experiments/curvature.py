@@ -37,6 +37,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     if settings.quick:
         m, epochs, measured = 200, 150, 6
     pictures = datasets.load("mnist")
+    datasets.check_amount("examples", m, len(pictures.X))
     X = jax.vmap(scale_pixels)(jnp.asarray(pictures.X[:m]))
     Y = jax.nn.one_hot(pictures.Y[:m], 10)
     X = X - X.mean(0, keepdims=True)
@@ -56,7 +57,8 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
         for f, g in zip(factors, growth, strict=True)
     ])  # fmt: skip
     out.say(f"largest eigenvalue at the minimum {top:.4f}; descent diverges at {threshold:.3f} times 2 / eigenvalue")
-    out.numbers("eigenvalues", {"step": steps, "cost": costs, **{f"eigenvalue_{i}": values[:, i] for i in range(3)}})
+    columns = {f"eigenvalue_{i}": column for i, column in enumerate(values.T)}
+    out.numbers("eigenvalues", {"step": steps, "cost": costs, **columns})
     out.numbers("divergence", {"rate_over_threshold": factors, "excess_ratio": growth})
     _pictures(out, settings, steps, values, factors, growth)
     out.close()

@@ -70,6 +70,12 @@ def load(name: str) -> Pictures:
     return Pictures(X, Y.astype(np.int32), X_test, Y_test.astype(np.int32), classes)
 
 
+def check_amount(name: str, given: int, there: int) -> None:
+    """ValueError unless so many pictures are there; a slice would take fewer, and the report would not say so."""
+    if not 1 <= given <= there:
+        raise ValueError(f"{name} is {given}, expected 1 to {there}")
+
+
 def _check(name: str, X: np.ndarray, Y: np.ndarray, m: int) -> int:
     """The highest class; ValueError unless these are pictures of bytes and their classes, fewer than examples."""
     if X.ndim != 3 or Y.shape != X.shape[:1] or not Y.size:

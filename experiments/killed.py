@@ -53,8 +53,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     if min(settings.kills, settings.epochs, settings.examples) < 1:
         raise ValueError(f"kills, epochs and examples are {settings.kills}, {settings.epochs}, {settings.examples}; "
                          "expected at least 1 of each")  # fmt: skip
-    datasets.load("mnist")  # fails here, not in every life
-    kills, epochs = (2, settings.epochs // 10) if settings.quick else (settings.kills, settings.epochs)
+    pictures = datasets.load("mnist")  # fails here, not in every life
+    datasets.check_amount("examples", settings.examples, len(pictures.X))
+    kills, epochs = (2, max(1, settings.epochs // 10)) if settings.quick else (settings.kills, settings.epochs)
     with TemporaryDirectory() as whole, TemporaryDirectory() as broken:
         began, life = time.perf_counter(), _start_life(whole, epochs, settings.examples)
         while not (Path(whole) / "last.safetensors").exists() and life.poll() is None:

@@ -114,4 +114,6 @@ def _choose_examples(pictures: datasets.Pictures, settings: Settings):
     for X, Y in ((pictures.X, pictures.Y), (pictures.X_test, pictures.Y_test)):
         of_two = np.isin(Y, settings.digits)
         parts += [X[of_two], (Y[of_two] == settings.digits[1]).astype(np.int32)]
+    if settings.quick:
+        parts[:2] = parts[0][:2000], parts[1][:2000]
     return parts

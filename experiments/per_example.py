@@ -49,7 +49,11 @@ def norms(net: jm.MLP, params, X: np.ndarray, Y: np.ndarray, size: int = 2000) -
 
 def run(settings: Settings, out: Output) -> dict[str, float]:
     pictures = datasets.load(settings.data)
-    m, k = (6000 if settings.quick else settings.examples), len(pictures.classes)
+    m, k = (min(6000, len(pictures.X)) if settings.quick else settings.examples), len(pictures.classes)
+    datasets.check_amount("examples", m, len(pictures.X))
+    if not 1 <= round(settings.planted * m) <= m // 2:
+        raise ValueError(f"planted is {settings.planted}, expected a share of {m} examples that is at least one of "
+                         "them and at most half")  # fmt: skip
     X, clean = pictures.X[:m], pictures.Y[:m]
     Y, wrong = plant(clean, settings.planted, k, settings.key)
     net = jm.MLP((X[0].size, 64, k), "relu", "softmax", "cross_entropy")
@@ -60,7 +64,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     found = norms(net, result.params, X, Y)
     order = np.argsort(-found)
     rows, precision = [], {}
-    for at in (wrong.sum() // 10, wrong.sum() // 2, wrong.sum(), 2 * wrong.sum()):
+    for at in sorted({max(1, wrong.sum() // 10), max(1, wrong.sum() // 2), wrong.sum(), 2 * wrong.sum()}):
         hits = wrong[order[:at]].sum()
         precision[int(at)] = hits / at
         rows.append({"k": str(at), "planted among the k largest": str(hits), "precision at k": f"{hits / at:.1%}",

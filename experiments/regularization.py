@@ -114,6 +114,9 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 def _examples(pictures: datasets.Pictures, m: int, held_out: int):
     """The first m training examples, and the test set or the last `held_out` of the training file."""
+    datasets.check_amount("examples", m, len(pictures.X))
+    if not 0 <= held_out <= len(pictures.X) - m:
+        raise ValueError(f"held_out is {held_out}, expected 0 to {len(pictures.X) - m}, the examples not trained on")
     if held_out:
         return pictures.X[:m], pictures.Y[:m], pictures.X[-held_out:], pictures.Y[-held_out:]
     return pictures.X[:m], pictures.Y[:m], pictures.X_test, pictures.Y_test

@@ -20,6 +20,8 @@ from experiments.output import NotReached, Output
 from jaxmlp import metrics, plotting
 from jaxmlp.data import scale_pixels
 
+PICTURES = 60_000  # training examples of each set
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -48,6 +50,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
                       "reached": "yes" if row.is_reached_by(mean) else "NO"})  # fmt: skip
         out.say("  ".join(f"{name} {value}" for name, value in table[-1].items() if name != "protocol" and value))
     where = f"{settings.held_out:,} held-out examples" if settings.held_out else "the test set"
+    where += ", of spirals and XOR on the points they learn" * any(row.data in ("spirals", "xor") for row in chosen)
     minutes = (time.perf_counter() - began) / 60
     out.table(f"published scores, and ours on {where}; {minutes:.1f} minutes on {_machine()}", table)
     out.numbers("scores", {"row": [row.name for row in chosen for _ in measured[row.name]],
@@ -60,14 +63,15 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 
 
 def _choose_rows(settings: Settings) -> list[Row]:
-    if settings.seeds < 0 or settings.workers < 1 or settings.held_out < 0:
+    if settings.seeds < 0 or settings.workers < 1 or not 0 <= settings.held_out < PICTURES:
         raise ValueError(f"seeds, workers and held_out are {settings.seeds}, {settings.workers}, {settings.held_out}; "
-                         "expected at least 0, 1 and 0")  # fmt: skip
+                         f"expected at least 0, at least 1, and 0 to {PICTURES - 1}")  # fmt: skip
+    known = [row for row in ROWS if row.quick or not settings.quick]
     for part in settings.rows:
-        if not any(part.lower() in row.name.lower() for row in ROWS):
-            raise ValueError(f"rows has {part!r}, expected parts of {', '.join(repr(row.name) for row in ROWS)}")
-    named = [row for row in ROWS if not settings.rows or any(p.lower() in row.name.lower() for p in settings.rows)]
-    return [row for row in named if row.quick or not settings.quick]
+        if not any(part.lower() in row.name.lower() for row in known):
+            where = " with quick" if settings.quick else ""
+            raise ValueError(f"rows has {part!r}, expected{where} parts of {', '.join(repr(r.name) for r in known)}")
+    return [row for row in known if not settings.rows or any(p.lower() in row.name.lower() for p in settings.rows)]
 
 
 def _runs(row: Row, settings: Settings) -> int:

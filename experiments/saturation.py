@@ -87,6 +87,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
 def _digits(m: int) -> tuple[jax.Array, jax.Array]:
     """The first digits of MNIST; four pixels are averaged to one, and the mean is subtracted."""
     pictures = datasets.load("mnist")
+    datasets.check_amount("examples", m, len(pictures.X))
     X = pictures.X[:m].reshape(m, 14, 2, 14, 2).mean((2, 4)).reshape(m, 196) / 255
     return jnp.asarray(X - X.mean(0), jnp.float32), jnp.asarray(pictures.Y[:m])
 

@@ -84,6 +84,8 @@ def _curve(s: Settings, out: Output) -> dict[str, float]:
 
 def _digits(s: Settings, out: Output) -> dict[str, float]:
     digits, (others, unlike) = datasets.load("mnist"), _load_others(s)
+    datasets.check_amount("examples + held_out", s.examples + s.held_out, len(digits.X))
+    datasets.check_amount("tests", s.tests, len(digits.X_test))
     (X, held_out), (Y, Y_held_out) = (np.split(a[: s.examples + s.held_out], [s.examples]) for a in digits[:2])
     test, Y_test = digits.X_test[: s.tests], digits.Y_test[: s.tests]
     rows, found, entropies = [], {}, {}

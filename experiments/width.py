@@ -68,6 +68,7 @@ def run(settings: Settings, out: Output) -> dict[str, float]:
     if min(numbers.values()) < 1 or len(settings.widths) < 2 or settings.rates[0] >= settings.rates[1]:
         raise ValueError(f"settings are {settings}, expected at least 1 of each, two widths and two rates")
     pictures = datasets.load(settings.data)
+    datasets.check_amount("examples", settings.examples, len(pictures.X))
     X = jnp.asarray(pictures.X.reshape(len(pictures.X), -1), jnp.float32) / 255
     Y = jnp.asarray(pictures.Y)
     nets = [_network(settings, X.shape[1], width, len(pictures.classes)) for width in settings.widths]

@@ -237,6 +237,17 @@ def test_the_best_weights_on_a_validation_set_are_kept():
     assert fitted.best_loss_ is None
 
 
+def test_a_warm_start_forgets_the_scores_on_another_validation_set():
+    """A score of 1 on the first one, which no later weights exceed."""
+    labels = (X[:, 0] > 0).astype(int)
+    fitted = MLPClassifier(**SMALL, max_iter=5, learning_rate_init=0.1, warm_start=True)
+    fitted.fit(X[:30], labels[:30], validation=(X[30:], fitted.fit(X[:30], labels[:30]).predict(X[30:])))
+    first = fitted.coefs_[0].copy()
+    fitted.fit(X[:30], 1 - labels[:30], validation=(X[30:], 1 - labels[30:]))
+    assert (fitted.coefs_[0] != first).any() and len(fitted.validation_scores_) == 5
+    assert fitted.score(X[30:], 1 - labels[30:]) == pytest.approx(max(fitted.validation_scores_))
+
+
 def test_sparse_examples_are_fitted_like_dense_ones(monkeypatch):
     dense = np.where(X > 0.5, X, 0)
     fitted = MLPClassifier(**QUICK).fit(dense, CLASSES)

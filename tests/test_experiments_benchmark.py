@@ -170,7 +170,8 @@ def test_a_cell_alone_and_the_same_cell_compared(out, monkeypatch):
     numbers = benchmark.run(chosen, to)
     path = to.folder / "benchmark.json"
     kept = json.loads(path.read_text())
-    assert kept["machine"]["cores"] >= 1 and kept["versions"]["jax"] == jax.__version__
+    assert kept["machine"]["cores"] >= 1 and kept["machine"]["device"] == jax.devices()[0].device_kind
+    assert kept["versions"]["jax"] == jax.__version__
     assert kept["settings"]["batch_sizes"] == [64]
     (cell,) = kept["cells"]
     assert cell["cell"] == "784-8-10, batch 64" and list(cell["contestants"]) == ["ours", "products alone", "numpy"]
@@ -290,6 +291,22 @@ def test_the_table_of_a_chip_runs_on_a_cpu_at_tiny_sizes(out, monkeypatch):
     assert "second order, 784-8-10, batch 16: not measured, as it would end after 8 minutes" in report
 
 
+def test_a_step_that_fails_is_a_line_and_the_next_one_starts(out, monkeypatch):
+    def breaks():
+        raise TypeError("too wide\nand a long story")
+
+    cell = timing.Cell("accelerator", "c", {"ours": np.ones(1)})
+    made = [accelerator.Step("epochs", "a", breaks, list), accelerator.Step("epochs", "b", lambda: cell, lambda _: []),
+            accelerator.Step("epochs", "c", lambda: cell, accelerator.contestant_rows)]  # fmt: skip
+    monkeypatch.setattr(accelerator, "steps", lambda *_: made)
+    monkeypatch.setattr(accelerator.importlib, "import_module", lambda name: fails())
+    to = out("benchmark", benchmark.Settings())
+    assert list(accelerator.measure(PICTURES, 1, True, to)) == [cell, cell]
+    report = (to.folder / "report.txt").read_text()
+    assert "PyTorch: RuntimeError: no compiler;" in report and "epochs, a: TypeError: too wide\n" in report
+    assert "epochs, b: IndexError: " in report and "1.00" in report
+
+
 def test_the_table_of_a_chip_needs_one(out):
     if jax.default_backend() == "cpu":
         with pytest.raises(ValueError, match="accelerator is set, but JAX finds only a CPU; --quick runs it there"):
@@ -338,6 +355,8 @@ def test_what_a_cell_falls_short_of_is_listed_beside_what_the_limit_allows():
     ({"second_order_networks": ("784",)}, "networks has '784', expected widths such as 784-64-10"),
     ({"batch_sizes": (0,)}, r"rounds and batch_sizes are 9 and \(0,\), expected at least 1 round"),
     ({"compare": ("a", "b", "c")}, "compare and tolerance are .*, expected at most two files"),
+    ({"networks": ("784-32-10",), "sections": ("readouts",)}, "which leaves nothing to measure; readouts, rules and"),
+    ({"sections": ("rules",), "quick": True}, "which leaves nothing to measure"),
 ])  # fmt: skip
 def test_unknown_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

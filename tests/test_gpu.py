@@ -53,7 +53,7 @@ def test_rounded_products_are_rounded_and_those_of_checks_are_not(products, leas
     exact, rough = (jm.value_and_grad(net, params, X, Y)[1] for net in (NET, replace(NET, products=products)))
     with jax.default_device(cpu()):
         reference = jm.value_and_grad(NET, params, X, Y)[1]
-    assert tree_error(exact, reference) < 1e-6
+    assert tree_error(exact, reference) < 3e-6  # sums are taken in another order; products of TF32 are off by 3e-4
     assert least < tree_error(rough, reference) < most
 
 

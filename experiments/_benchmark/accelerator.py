@@ -25,6 +25,7 @@ from experiments._benchmark.timing import (
     Call,
     Cell,
     digits,
+    first_line,
     make_contestants,
     milliseconds,
     peer,
@@ -119,7 +120,7 @@ class Budget:
 
 
 def measure(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterator[Cell]:
-    """Yields every cell; a step that would end too late, or for which the memory is too small, is a line instead."""
+    """Yields every cell; a step that would end too late, or that fails, is a line instead."""
     if jax.default_backend() == "cpu" and not quick:
         raise ValueError("accelerator is set, but JAX finds only a CPU; --quick runs it there at tiny sizes")
     out.say(f"{describe()}; {datetime.now():%Y-%m-%d %H:%M}\n")
@@ -130,11 +131,10 @@ def measure(pictures: Pictures, rounds: int, quick: bool, out: Output) -> Iterat
             continue
         try:
             cell = step.measure()
-        except jax.errors.JaxRuntimeError as error:
-            out.say(f"{step.section}, {step.name}: {str(error).splitlines()[0][:100]}")
-            continue
-        yield cell
-        out.table(f"{step.section}: {step.name}", step.rows(cell))
+            yield cell
+            out.table(f"{step.section}: {step.name}", step.rows(cell))
+        except Exception as error:  # of JAX, of PyTorch or of ours: time on a chip is rare, and the next step may run
+            out.say(f"{step.section}, {step.name}: {first_line(error)}")
 
 
 def describe() -> str:
@@ -145,6 +145,8 @@ def describe() -> str:
         found = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     except ModuleNotFoundError:
         found = "is not installed"
+    except Exception as error:  # a library of CUDA that is missing is an OSError, a driver that is too old another
+        found = first_line(error)
     return (
         f"JAX: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), the first is used; PyTorch: {found}"
     )

@@ -1,6 +1,7 @@
 """K-FAC of kfac-jax, in the loop of its documentation: a compiled step for each batch."""
 # pyright: reportMissingImports=false
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -40,6 +41,10 @@ def kfac_jax(problem: Problem) -> Loop:
         kfac_jax.register_softmax_cross_entropy_loss(scores, Y)
         return optax.softmax_cross_entropy_with_integer_labels(scores, Y).mean()
 
+    if jax.default_backend() != "cpu":  # as ours: a batch from the host would be copied to the chip in every step
+        X, _, Y = problem.on_device
+        on_device: Any = {"X": X, "Y": Y}
+        problem = dataclasses.replace(problem, **on_device)
     optimizer = kfac_jax.Optimizer(
         jax.value_and_grad(cost), l2_reg=0.0, estimation_mode="fisher_gradients", num_burnin_steps=0,
         curvature_ema=DECAY, curvature_update_period=PERIOD, inverse_update_period=PERIOD,

@@ -9,12 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from experiments._benchmark.limit import MEMORY, measure_copy_speed
 from experiments._benchmark.timing import Cell, cores
 
-PACKAGES = ("jax", "jaxlib", "numpy", "optax", "equinox", "flax", "torch", "scikit-learn", "backpack-for-pytorch",
-            "opacus", "kfac-jax", "curvlinops-for-pytorch", "jax-privacy", "laplace-torch", "kronfluence",
-            "neural-tangents")  # fmt: skip
+PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "numpy", "optax", "equinox", "flax", "torch", "scikit-learn",
+            "backpack-for-pytorch", "opacus", "kfac-jax", "curvlinops-for-pytorch", "jax-privacy", "laplace-torch",
+            "kronfluence", "neural-tangents")  # fmt: skip
 
 
 def processor() -> str:
@@ -28,10 +30,10 @@ def processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The machine of the run, and its load before it: the mean number of busy processes."""
+    """The machine and JAX's device of the run, and the load before it: the mean number of busy processes."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"processor": processor(), "cores": cores(), "system": platform.platform(), "load": load,
-            "memory_bytes_a_second": measure_copy_speed(MEMORY)}  # fmt: skip
+            "memory_bytes_a_second": measure_copy_speed(MEMORY), "device": jax.devices()[0].device_kind}  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:

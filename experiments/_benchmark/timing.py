@@ -119,10 +119,15 @@ def make_contestants(
         except Exception as error:  # torch.compile without a C++ compiler raises errors of many types
             if name in own:
                 raise
-            absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+            absent[name] = first_line(error)
         else:
             calls[name], ready[name] = call, time.perf_counter() - began
     return calls, ready, absent
+
+
+def first_line(error: Exception) -> str:
+    """The type of an error and the first line of its message, on one line of a table."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
 
 def milliseconds(seconds: np.ndarray) -> str:

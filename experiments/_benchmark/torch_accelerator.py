@@ -10,14 +10,19 @@ from experiments._benchmark.torch_peers import Loop
 PRECISION = {None: "highest", "tensorfloat32": "high", "bfloat16": "highest"}  # PyTorch's names
 
 
+def find_device() -> str:
+    """PyTorch's name of the device that ours runs on; RuntimeError where it finds none."""
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        raise RuntimeError(f"this PyTorch finds no {backend.upper()}")
+    return "cuda" if backend == "gpu" else "cpu"
+
+
 class Accelerated(Loop):
     """An epoch; the pictures are in the chip's memory. bfloat16 is by `torch.autocast`, its usual way."""
 
     def __init__(self, problem: Problem) -> None:
-        backend = jax.default_backend()
-        if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
-            raise RuntimeError(f"this PyTorch finds no {backend.upper()}")
-        super().__init__(problem, device="cuda" if backend == "gpu" else "cpu")
+        super().__init__(problem, device=find_device())
         products, eager = problem.net.products, self.network
         self.precision = PRECISION[products]
 
@@ -30,5 +35,7 @@ class Accelerated(Loop):
 
     def __call__(self) -> None:
         torch.set_float32_matmul_precision(self.precision)
-        super().__call__()
-        torch.set_float32_matmul_precision("highest")  # for the next contestant
+        try:
+            super().__call__()
+        finally:
+            torch.set_float32_matmul_precision("highest")  # for the next contestant

@@ -4,12 +4,12 @@
 import warnings
 from typing import Any
 
-import jax
 import torch
 from torch import nn
 
 from experiments._benchmark.problem import Problem
 from experiments._benchmark.second_order import DAMPING, MOMENTUM, PERIOD, RATE
+from experiments._benchmark.torch_accelerator import find_device
 from experiments._benchmark.torch_peers import Loop
 
 
@@ -21,7 +21,7 @@ class Curvlinops(Loop):
             warnings.simplefilter("ignore")  # its imports use what PyTorch deprecates
             import curvlinops
 
-        super().__init__(problem, device="cuda" if jax.default_backend() == "gpu" else "cpu")  # where ours runs
+        super().__init__(problem, device=find_device())
         self.curvlinops = curvlinops
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=RATE, momentum=MOMENTUM)

@@ -88,7 +88,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             y: their labels `(m,)`, or `(m, k)` of 0 and 1 where an example may have several.
             sample_weight: a weight for each example; a batch descends `sum w g / sum w`.
             validation: `(X, y)` or `(X, y, sample_weight)`, which takes the place of the examples that
-                `early_stopping` holds out: the best weights on them are kept.
+                `early_stopping` holds out: this call's best weights on them are kept.
         """
         return self._fit(X, y, sample_weight, validation)
 

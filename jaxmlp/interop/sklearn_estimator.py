@@ -118,7 +118,7 @@ class BaseMLP(BaseEstimator):
         if held_out is not None:
             held_out = jax.device_put(held_out[0]), *held_out[1:]
         training = self._start_training(X, Y, weights, incremental)
-        self._start_history(held_out is not None)
+        self._start_history(held_out is not None, anew=validation is not None)
         order = np.arange(len(X))
         try:
             self.n_iter_ = 0
@@ -192,8 +192,12 @@ class BaseMLP(BaseEstimator):
         take = lambda index: (X[index], Y[index], None if weights is None else weights[index])
         return take(train), take(rest)
 
-    def _start_history(self, validated: bool) -> None:
-        """What a warm start or `partial_fit` goes on with, where it is there; costs or validation scores decide."""
+    def _start_history(self, validated: bool, anew: bool) -> None:
+        """What a warm start or `partial_fit` goes on with, where it is there; costs or validation scores decide.
+
+        `anew` forgets earlier scores, which were on other validation examples: weights that scored well there alone
+        would win over all of this fit. scikit-learn, whose sets are its own, goes on.
+        """
         if not hasattr(self, "loss_curve_"):
             self.loss_curve_, self._no_improvement_count, self.best_loss_ = [], 0, np.inf
             self.validation_scores_ = self.best_validation_score_ = None
@@ -201,6 +205,8 @@ class BaseMLP(BaseEstimator):
             self.best_loss_ = np.inf if self.best_loss_ is None else self.best_loss_
             return
         self.best_loss_ = None
+        if anew:
+            self._no_improvement_count, self.validation_scores_ = 0, None
         if self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
             self._best_coefs = [W.copy() for W in self.coefs_]
