@@ -6,7 +6,6 @@ for a single output, 0 and 1 in `(m,)` or `(m, 1)`. Source: notes 003; notes 002
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -257,14 +256,19 @@ def _check_labels(Y_hat, Y):
     if validate.concrete(Y):
         if Y.ndim == 2 and Y.shape[1] > 1:
             _check_rows(Y)
-        elif jnp.issubdtype(Y.dtype, jnp.floating) and (abs(np.asarray(Y) - 0.5) > 0.5).any():
-            low, high = np.asarray(Y).min(), np.asarray(Y).max()
-            raise ValueError(f"Y holds values from {low:g} to {high:g}, expected 0 to 1")
-        with jax.ensure_compile_time_eval():  # known labels inside a caller's jit are checked, not traced
-            low, high = int(classes(Y).min()), int(classes(Y).max())
-        if low < 0 or high >= max(k, 2):
-            raise ValueError(f"Y holds the class {low if low < 0 else high}, expected classes 0 to {max(k, 2) - 1}")
+        else:
+            _check_column(Y, max(k, 2))
     return Y_hat, Y
+
+
+def _check_column(Y, k: int) -> None:
+    """Refuses numbers that are no class, or no probability of class 1."""
+    low, high = float(np.asarray(Y).min()), float(np.asarray(Y).max())
+    if jnp.issubdtype(Y.dtype, jnp.floating):
+        if low < 0 or high > 1:
+            raise ValueError(f"Y holds values from {low:g} to {high:g}, expected 0 to 1")
+    elif low < 0 or high >= k:
+        raise ValueError(f"Y holds the class {low if low < 0 else high:.0f}, expected classes 0 to {k - 1}")
 
 
 def _check_rows(Y) -> None:
