@@ -178,8 +178,10 @@ ONE_A_LAYER = jm.Rule("one a layer", rules.backprop.carry, lambda net, key: tupl
         (lambda *p: jm.backprop(*p, rule=rules.clipped), r"made by a call, such as rules.clipped\(1.0\)"),
         (lambda *p: jm.value_and_grad(*p, rule=rules.feedback_alignment()), r"rule_state is None, but rule 'fe"),
         (lambda *p: jm.backprop(*p, rule=rules.feedback_alignment(), rule_state=(jnp.ones(3),)), r"rule_state has sh"),
-        (lambda net, *p: ONE_A_LAYER.start(net, jax.random.key(0)),
-         "init of rule 'one a layer' gives 4 entries, expected 3, one a hidden layer"),
+        (
+            lambda net, *p: ONE_A_LAYER.start(net, jax.random.key(0)),
+            "init of rule 'one a layer' gives 4 entries, expected 3, one a hidden layer",
+        ),
         (lambda *p: rules.clipped(0.0), r"max_norm is 0"),
         (lambda *p: rules.dropped(1.5), r"keep is 1.5"),
         (lambda *p: rules.surrogate("triangel"), r"derivative is 'triangel', .*did you mean 'triangle'\?"),
