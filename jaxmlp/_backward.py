@@ -241,12 +241,14 @@ def check_start(net: MLP, params: Params, start: Start, Y: Any) -> None:
     if not callable(start):
         raise ValueError(f"start is {start!r}, expected a function of the network, a tape and a label")
 
+    dtype = validate.params(net, params)
+
     def example(params, y):
-        x = jnp.zeros(net.sizes[:1], params[0].W.dtype)
+        x = jnp.zeros(net.sizes[:1], dtype)
         return start(net, propagate(net, params, x)[1], y)
 
     made = jax.eval_shape(example, params, jax.eval_shape(lambda Y: Y[0], Y))
-    k, dtype = net.sizes[-1], params[0].W.dtype
+    k = net.sizes[-1]
     fits = getattr(made, "ndim", 0) in (1, 2) and made.shape[-1] == k and made.dtype == dtype
     if not fits:
         raise ValueError(f"start gives {made}, expected ({k},) or rows (c, {k}) of {dtype}")

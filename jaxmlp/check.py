@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped
 
@@ -93,6 +94,7 @@ def check_gradients(
     """
     X, Y, weights, masks = validate.examples(net, params, X, Y, weights, masks, preprocess)
     rule_state = rules.check_state(net, rule, rule_state)
+    params = jax.tree.map(jnp.asarray, params)  # NumPy's float64 is float32 to JAX
     dtype = str(params[0].W.dtype)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"params have dtype {dtype}, expected float32 or float64")

@@ -101,6 +101,7 @@ def mean_of_chunks(
     if rest:
         total, _ = add(total, jax.tree.map(lambda a: a[whole * size :], examples))
     total, count = total
+    count = jnp.where(count == 0, 1, count)  # 0 for padding alone, as in any mean
     return jax.tree.map(lambda t, s: (t / count).astype(s.dtype), total, like[0])
 
 

@@ -85,7 +85,7 @@ def private_gradient(
     expected = trace.losses.shape[0] if expected_batch_size is None else expected_batch_size
     _check_number(expected, "expected_batch_size")
     _check_number(noise_multiplier, "noise_multiplier", or_zero=True)
-    weights = check_weights(trace, weights)
+    weights = check_weights(trace, weights, relative=False)  # the size of each counts here, not their ratios
     if weights is not None:  # the noise covers an example of weight 1
         weights = jnp.where(weights > 0, jnp.minimum(weights, 1), 0)
     deltas, inputs, constants = _clip(trace, max_norm, weights)

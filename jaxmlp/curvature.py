@@ -196,6 +196,6 @@ def _check_direction(net: MLP, params: Params, v: Any) -> Params:
         dtype = validate.params(net, v)
     except ValueError as error:
         raise ValueError(f"v: {error}") from None
-    if dtype != params[0].W.dtype:
-        raise ValueError(f"v has dtype {dtype}, the parameters {params[0].W.dtype}; convert one of them")
+    if dtype != (expected := validate.params(net, params)):
+        raise ValueError(f"v has dtype {dtype}, the parameters {expected}; convert one of them")
     return tuple(Layer(*layer) for layer in v)

@@ -43,9 +43,10 @@ def hessian_trace(
 
     def sample(key):
         v = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return v @ ravel_pytree(hvp(net, params, X, Y, unravel(v), **options))[0]
+        Hv = ravel_pytree(hvp(net, params, X, Y, unravel(v), **options))[0]
+        return norms.widen(v) @ norms.widen(Hv)
 
-    return jax.lax.map(sample, jax.random.split(validate.key(key), samples)).mean()
+    return jax.lax.map(sample, jax.random.split(validate.key(key), samples)).mean().astype(flat.dtype)
 
 
 def hessian_eigenvalues(

@@ -4,13 +4,13 @@
 for a single output, 0 and 1 in `(m,)` or `(m, 1)`. Source: notes 003; notes 002 for the thresholds.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxmlp import validate
+from jaxmlp import arrays, validate
 from jaxmlp.network import MLP
 from jaxmlp.validate import Given
 
@@ -139,11 +139,7 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
         >>> float(errors.mse), float(errors.mae), float(errors.r2)
         (0.5, 0.5, 0.875)
     """
-    Y_hat, Y = _check_pair(Y_hat, Y)
-    if Y.size != Y_hat.size:
-        raise ValueError(f"Y has shape {Y.shape}, expected {Y_hat.shape}")
-    Y_hat, Y = (_to_floats(array) for array in (Y_hat, Y.reshape(Y_hat.shape)))
-    error = Y_hat - Y
+    error, Y = _differences(Y_hat, Y)
     mean_square = lambda error, power: jnp.mean((error * jnp.broadcast_to(power, error.shape)) ** 2, axis=0)
     power = _power(jnp.abs(error).max())
     mse = mean_square(error, power).mean()
@@ -153,6 +149,26 @@ def regression_errors(Y_hat: Float[Given, "m k"], Y: Num[Given, "m *k"]) -> Regr
     r2 = 1 - mean_square(error, each) / jnp.where(constant, 1, variance)
     r2 = jnp.where(constant, jnp.where((error == 0).all(0), 1, 0).astype(r2.dtype), r2)
     return RegressionErrors(mse / power / power, jnp.sqrt(mse) / power, jnp.abs(error).mean(), r2.mean())
+
+
+def _differences(Y_hat: Any, Y: Any) -> tuple[Float[Array, "m k"], Float[Array, "m k"]]:
+    """`Y_hat - Y`, and Y up to a constant.
+
+    NumPy's numbers of 64 bits, such as times in seconds, are subtracted before JAX rounds them to 32.
+    """
+    given = Y_hat, Y
+    Y_hat, Y = _check_pair(Y_hat, Y)
+    if Y.size != Y_hat.size:
+        raise ValueError(f"Y has shape {Y.shape}, expected {Y_hat.shape}")
+    if validate.concrete(Y_hat) and validate.concrete(Y) and not any(isinstance(array, Array) for array in given):
+        exact_hat, exact = (arrays.read(array, "Y").reshape(Y_hat.shape) for array in given)
+        if (exact_hat.dtype, exact.dtype) != (Y_hat.dtype, Y.dtype):
+            exact = exact.astype(np.float64)
+            with np.errstate(over="ignore"):
+                held = lambda array: jnp.asarray(array.astype(jnp.result_type(float)))
+                return held(exact_hat - exact), held(exact - exact[:1])
+    Y_hat, Y = (_to_floats(array) for array in (Y_hat, Y.reshape(Y_hat.shape)))
+    return Y_hat - Y, Y
 
 
 def _power(reach: Float[Array, "*k"]) -> Float[Array, "*k"]:
@@ -207,10 +223,10 @@ def diagnosis(
     """
     errors = {"train": train, "dev": dev, "bayes": bayes} | ({} if train_dev is None else {"train_dev": train_dev})
     for name, error in errors.items():
-        if not isinstance(error, float | int | np.number) or not 0 <= error <= 1:
-            raise ValueError(f"{name} is {error}, expected a share of errors from 0 to 1")
+        errors[name] = validate.number(error, name, least=0, at_most=1)
+    train, dev, bayes = (errors[name] for name in ("train", "dev", "bayes"))
     validate.number(tolerance, "tolerance", above=0, at_most=1)
-    unseen = dev if train_dev is None else train_dev
+    unseen = errors.get("train_dev", dev)
     gaps = {"high bias": train - bayes, "high variance": unseen - train, "data mismatch": dev - unseen}
     # 0.03 - 0.01 is above 0.02 in float64
     problems = tuple(name for name, gap in gaps.items() if gap > tolerance + 1e-9)
@@ -240,10 +256,19 @@ def _check_labels(Y_hat, Y):
     if validate.concrete(Y):
         if Y.ndim == 2 and Y.shape[1] > 1:
             _check_rows(Y)
-        low, high = int(classes(Y).min()), int(classes(Y).max())
-        if low < 0 or high >= max(k, 2):
-            raise ValueError(f"Y holds the class {low if low < 0 else high}, expected classes 0 to {max(k, 2) - 1}")
+        else:
+            _check_column(Y, max(k, 2))
     return Y_hat, Y
+
+
+def _check_column(Y, k: int) -> None:
+    """Refuses numbers that are no class, or no probability of class 1."""
+    low, high = float(np.asarray(Y).min()), float(np.asarray(Y).max())
+    if jnp.issubdtype(Y.dtype, jnp.floating):
+        if low < 0 or high > 1:
+            raise ValueError(f"Y holds values from {low:g} to {high:g}, expected 0 to 1")
+    elif low < 0 or high >= k:
+        raise ValueError(f"Y holds the class {low if low < 0 else high:.0f}, expected classes 0 to {k - 1}")
 
 
 def _check_rows(Y) -> None:

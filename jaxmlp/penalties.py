@@ -213,7 +213,7 @@ def quadratic_penalty(params: Params, precision: Params | float, strength: Stren
     precision = tuple(precision) if isinstance(precision, list) else precision
     if jax.tree.structure(precision).num_leaves < 2:
         number = validate.number(precision, "precision", least=0)
-        precision = jax.tree.map(lambda leaf: jnp.full_like(leaf, number), center)
+        precision = jax.tree.map(lambda leaf: jnp.full_like(leaf, number, norms.wide(leaf.dtype)), center)
     elif jax.tree.map(np.shape, precision) != jax.tree.map(np.shape, center):
         raise ValueError("precision has another structure than params, expected a number, or one for each of theirs")
     check = lambda leaf, like: validate.numbers(leaf, "precision", least=0).astype(norms.wide(like.dtype))

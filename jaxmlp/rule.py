@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxmlp import validate
 from jaxmlp.activations import Activation
+from jaxmlp.doors import article
 from jaxmlp.network import MLP, Params
 from jaxmlp.pickling import refer_to_named
 
@@ -84,8 +85,12 @@ class Rule(NamedTuple):
         if self.init is None:
             return (None,) * (net.depth - 1)
         dtype = validate.float_dtype(dtype)
+        state = self.init(net, validate.key(key))
+        if not hasattr(state, "__len__") or len(state) != net.depth - 1:
+            got = f"{len(state)} entries" if hasattr(state, "__len__") else article(type(state).__name__)
+            raise ValueError(f"init of rule {self.name!r} gives {got}, expected {net.depth - 1}, one a hidden layer")
         cast = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        return jax.tree.map(cast, self.init(net, validate.key(key)))
+        return jax.tree.map(cast, state)
 
     def update_state(self, state: tuple[Any, ...], params: Params, grads: Params, updates: Params) -> tuple[Any, ...]:
         """The state after a step that adds `updates` to `params`."""

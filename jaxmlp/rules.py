@@ -8,6 +8,7 @@ arrives at; the error comes from layer l+1.
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -197,7 +198,7 @@ def surrogate(derivative: str | Elementwise = "triangle", rule: Rule = backprop)
 
     def pull(down: Down, error: Array) -> Array:
         flat = down.f in (activations.step, activations.sign)
-        return g(down.z) * error if flat else rule.pull(down, error)
+        return rule.pull(down._replace(f=replace(down.f, df=g)) if flat else down, error)
 
     name = derivative if isinstance(derivative, str) else getattr(derivative, "__name__", "a function")
     return rule._replace(name=f"surrogate({name}, {rule.name})", pull=pull)

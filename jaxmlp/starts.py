@@ -91,7 +91,7 @@ def hessian_root(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     Returns:
         `(c, n_K)`.
     Raises:
-        ValueError: where the loss has no `d2f`.
+        ValueError: where the loss has no `d2f`, or no `root` for its canonical output.
     Example:
         >>> y_hat, tape = jm.forward(net, params, X[0])
         >>> R = jm.hessian_root(net, tape, Y[0])
@@ -101,7 +101,9 @@ def hessian_root(net: MLP, tape: Tape, y: Array) -> Float[Array, "c k"]:
     Source: Dangel et al. 2020.
     """
     if is_canonical(net):
-        return net.loss.root(tape.output)  # pyright: ignore[reportOptionalCall]
+        if net.loss.root is None:
+            raise ValueError(f"loss {net.loss.name!r} has no root, expected one for curvature at its canonical output")
+        return net.loss.root(tape.output)
     if net.loss.of_log_odds and net.output.log_odds:
         z = tape.pre_activations[-1]
         o = net.output.log_odds.f(z)

@@ -83,10 +83,10 @@ def narrow(tree: Any, dtype: jnp.dtype) -> Any:
     return jax.tree.map(lambda array: array.astype(dtype), tree)
 
 
-def check_weights(trace: Trace, weights: Float[Array, " m"] | None) -> Float[Array, " m"] | None:
+def check_weights(trace: Trace, weights: Float[Array, " m"] | None, relative: bool = True) -> Float[Array, " m"] | None:
     """The weights of a trace's examples, in its dtype; None stays None."""
-    losses = trace.losses
-    return weights if weights is None else validate.example_weights(weights, losses.shape[0], losses.dtype)
+    m, dtype = trace.losses.shape[0], trace.losses.dtype
+    return weights if weights is None else validate.example_weights(weights, m, dtype, relative=relative)
 
 
 def shares(weights: Float[Array, " m"]) -> Float[Array, " m"]:

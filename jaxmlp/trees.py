@@ -40,7 +40,7 @@ def write_tree(path: FilePath, tree: Any, about: dict[str, Any] | None = None) -
     keys = {name: jax.random.key_impl(leaf) for name, leaf in leaves.items() if is_key(leaf)}
     if unnamed := [name for name, impl in keys.items() if not isinstance(impl, str)]:
         raise ValueError(f"leaf {unnamed[0]} is a key of an implementation without a name, expected a registered one")
-    forms = {name: _describe_leaf(leaf) for name, leaf in leaves.items()}
+    forms = {name: _describe_leaf(leaf if name in keys else tensors.get(name, leaf)) for name, leaf in leaves.items()}
     try:
         json.dumps(about)
     except (TypeError, ValueError) as error:
@@ -139,7 +139,8 @@ def _describe_leaf(leaf: Any) -> str:
         return type(leaf).__name__
     if not hasattr(leaf, "dtype"):
         return f"a {type(leaf).__name__}"
-    return f"{leaf.dtype} {tuple(leaf.shape)}"
+    dtype = leaf.dtype.newbyteorder("=") if isinstance(leaf, np.ndarray) else leaf.dtype  # a file has one order
+    return f"{dtype} {tuple(leaf.shape)}"
 
 
 def _check_forms(stored: dict[str, str], expected: dict[str, str], path: FilePath) -> None:

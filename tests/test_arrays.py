@@ -121,6 +121,19 @@ def test_what_loses_nothing_is_converted():
         assert all((a == b).all() for a, b in zip(jax.tree.leaves(batches[0]), jax.tree.leaves(other), strict=True))
 
 
+def test_parameters_of_numpys_float64_count_as_what_jax_holds():
+    small = jm.MLP((3, 2))
+    params = jm.init(small, jax.random.key(0))
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    assert jm.check_gradients(small, wide, X, ROWS, entries=1).passed
+    assert jm.backprop(small, wide, X, ROWS, start=jm.hessian_root).deltas[0].dtype == jnp.float32
+    np.testing.assert_array_equal(
+        jm.hvp(small, wide, X, ROWS, params)[0].W, jm.hvp(small, params, X, ROWS, params)[0].W
+    )
+    posterior = jm.laplace(small, wide, X, ROWS, "diagonal")
+    assert posterior.predict(X).mean.shape == (6, 2)
+
+
 PLACE = np.arange(18).reshape(6, 3) == 7
 LOST = {
     "requires grad": (NoArray(), r"X is a NoArray that gives no array: .*Use tensor.detach\(\).numpy\(\)"),

@@ -115,6 +115,9 @@ def test_weights_count_from_0_to_1_where_jit_hides_them():
     clipped = jax.jit(lambda t, w: jm.clipped_gradient(t, 0.5, w)[0].b[0])
     for weights, total in (([1.0, -9, 0], 1.0), ([5.0, 0.5, -jnp.inf], 1.5), ([jnp.nan, 1, 1], 2.0)):
         assert float(private(trace, jnp.asarray(weights))) == total
+    for weights, total in (([1.0, 1, 1e10], 3.0), ([1e-12, 1e-12, 0], 2e-12)):  # known ones count by their sizes, too
+        got = jm.private_gradient(trace, 1.0, 0.0, jax.random.key(0), 1.0, jnp.asarray(weights))[0].b[0]
+        assert float(got) == pytest.approx(total)
     for weights in ([1.0, -9, 0], [1.0, -1, 1e-3], [-1.0, jnp.nan, 2]):
         assert float(clipped(trace, jnp.asarray(weights))) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="weights holds values from -9 to 1"):

@@ -1,6 +1,7 @@
 """Curvature against `jax.hessian` and `jax.jacrev` of the plain cost."""
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -260,6 +261,9 @@ def test_what_lacks_a_second_derivative_says_so():
         jm.hvp(net, params, X, Y, params)
     assert jm.ggnvp(net, params, X, Y, params)  # needs none
     net = jm.MLP((3, 4, 2), loss=absolute)
+    rootless = replace(absolute, canonical=net.output)
+    with pytest.raises(ValueError, match="loss 'absolute' has no root, expected one for curvature at its canonical"):
+        jm.ggn_diagonal(replace(net, loss=rootless), params, X, Y)
     with pytest.raises(ValueError, match="loss 'absolute' has no d2f"):
         jm.ggn_diagonal(net, params, X, Y)
     with pytest.raises(ValueError, match="gives no distribution, expected a loss with"):

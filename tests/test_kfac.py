@@ -117,6 +117,26 @@ def test_a_batch_in_which_no_example_counts_leaves_the_curvature_alone(eigenbasi
             np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("eigenbasis", [False, True])
+def test_half_precision_learns_the_curvature_of_float32(eigenbasis):
+    """Squares of error signals that float16 has no numbers for, and squares of inputs beyond its largest."""
+    net = jm.MLP((1, 1))
+    optimizer = jm.kfac(net, RATE, damping=1e-6, curvature="empirical", eigenbasis=eigenbasis)
+
+    @jax.jit
+    def learn(params, X, Y):
+        trace = jm.backprop(net, params, X, Y)
+        told = {"trace": trace, "value": trace.losses.mean(), "weights": jnp.ones_like(trace.losses)}
+        updates, state = optimizer.update(jm.mean_gradient(trace), optimizer.init(params), params, **told)
+        return updates, state.average, state.moments
+
+    given = (jm.Layer(jnp.zeros((1, 1)), jnp.zeros(1)),), jnp.asarray([[300.0], [1.0]]), jnp.asarray([[1e-4], [-9e-5]])
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), given)
+    (updates, *got), (exact, *want) = learn(*half), learn(*jax.tree.map(lambda x: x.astype(jnp.float32), half))
+    assert tree_error(got, want) <= 1e-3 and updates[0].W.dtype == jnp.float16
+    assert tree_error(jax.tree.map(np.float32, updates), exact) <= 1e-2
+
+
 def test_the_eigenbasis_divides_by_second_moments(x64):
     optimizer = jm.kfac(PROBLEM.net, RATE, momentum=0, damping=DAMPING, decay=DECAY, curvature="empirical",
                         factors_every=1, inverses_every=4, eigenbasis=True)  # fmt: skip

@@ -1,5 +1,6 @@
 """Scores equal scikit-learn's (row 31 of the notes' systems); what errors say (row 21)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,6 +79,10 @@ def test_errors_of_any_size_and_dtype_are_those_of_float64():
     for dtype in (np.uint8, np.int8, np.float16):
         errors = metrics.regression_errors(np.asarray([[3], [100]], dtype), np.asarray([[5], [0]], dtype))
         assert (float(errors.mse), float(errors.mae)) == (5002, 51)
+    for dtype in (np.float64, np.int64):  # times, whose differences float32 does not hold
+        Y_hat, labels = np.asarray([[5], [15]], dtype) + 1_700_000_000, np.asarray([0, 10], dtype) + 1_700_000_000
+        errors = metrics.regression_errors(Y_hat, labels)
+        assert (float(errors.mse), float(errors.mae), float(errors.r2)) == (25, 5, 0)
 
 
 def test_scores_of_many_classes_need_no_table_of_pairs():
@@ -125,6 +130,7 @@ def test_labels_of_bytes_do_not_overflow():
             np.asarray([2.0, 0, 1]),
             r"Y has dtype float.*, expected integer classes, or rows",
         ),
+        (np.ones((2, 1)), np.asarray([3.7, -5.0]), "Y holds values from -5 to 3.7, expected 0 to 1"),
         (np.eye(3) * np.nan, np.asarray([0, 0, 0]), r"Y_hat holds nan at \(0, 0\)"),
         (np.eye(3), np.asarray([0, -1, 1]), r"Y holds the class -1, expected classes 0 to 2"),
         (np.eye(3), np.asarray([0, 3, 1]), r"Y holds the class 3, expected classes 0 to 2"),
@@ -134,6 +140,11 @@ def test_labels_that_are_no_classes_are_refused(Y_hat, Y, message):
     for score in (metrics.accuracy, metrics.confusion_matrix, metrics.per_class_accuracy):
         with pytest.raises(ValueError, match=message):
             score(Y_hat, Y)
+
+
+def test_known_labels_are_scored_inside_jit():
+    labels = np.asarray([0.0, 1, 1])
+    assert float(jax.jit(lambda Y_hat: metrics.accuracy(Y_hat, labels))(jnp.ones((3, 1)))) == pytest.approx(2 / 3)
 
 
 def test_labels_that_do_not_fit_are_refused():
@@ -161,6 +172,7 @@ def test_labels_that_do_not_fit_are_refused():
 )
 def test_errors_are_diagnosed(errors, said):
     assert str(metrics.diagnosis(**errors)) == said
+    assert str(metrics.diagnosis(**{name: jnp.float32(error) for name, error in errors.items()})) == said
 
 
 SHARE = st.floats(0, 1)
@@ -179,7 +191,9 @@ def test_the_gaps_add_up_and_name_the_problems(train, dev, train_dev, bayes, tol
 def test_wrong_errors_and_tolerances_are_refused():
     for wrong in ({"train": 1.5}, {"dev": float("nan")}, {"bayes": -0.1}, {"train_dev": 11}):
         name, value = next(iter(wrong.items()))
-        with pytest.raises(ValueError, match=f"{name} is {value}, expected a share of errors from 0 to 1"):
+        with pytest.raises(
+            ValueError, match=f"{name} is {value}, expected a finite number of at least 0 and at most 1"
+        ):
             metrics.diagnosis(**({"train": 0.1, "dev": 0.1} | wrong))
     with pytest.raises(ValueError, match="tolerance is 0, expected a finite number above 0"):
         metrics.diagnosis(0.1, 0.1, tolerance=0)

@@ -106,6 +106,10 @@ def test_a_quadratic_penalty_draws_all_parameters_to_its_center(params):
     assert float(of_number.cost(params)) == pytest.approx(
         sum(0.1 * float(np.sum(np.square(p))) for p in jax.tree.leaves(params))
     )
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), zeros)
+    for number in (1e-8, 1e5):  # float16 holds neither
+        held = jax.tree.leaves(jm.quadratic_penalty(half, number).precision)
+        assert all((leaf == np.float32(number)).all() for leaf in held)
     away = jm.quadratic_penalty(result.params, precision, 3.0)
     assert away.tell() != penalty.tell() and jm.quadratic_penalty(center, precision, strengths).tell() == penalty.tell()
 

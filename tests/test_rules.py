@@ -93,6 +93,9 @@ def test_surrogates_stand_in_for_the_derivative_of_steps_alone():
         np.asarray(trace.deltas[1]) @ np.asarray(params[1].W)
     )
     np.testing.assert_allclose(trace.deltas[0], expected, rtol=1e-12)
+    lengths = jm.backprop(net, params, X, Y, rule=rules.surrogate("triangle", rules.normalized())).deltas
+    lengths = [np.linalg.norm(delta, axis=1) for delta in lengths]
+    np.testing.assert_allclose(lengths[:2], [lengths[2]] * 2, rtol=1e-12)
     assert set(np.unique(jm.forward(net, params, X[0])[1].inputs[1])) <= {0, 1}
 
 
@@ -165,6 +168,9 @@ def test_the_checker_says_how_far_a_rule_is_without_failing_it():
     assert not jm.check_gradients(DEEP.net, params, X, Y).distances
 
 
+ONE_A_LAYER = jm.Rule("one a layer", rules.backprop.carry, lambda net, key: tuple(jnp.ones(net.depth)))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -172,6 +178,10 @@ def test_the_checker_says_how_far_a_rule_is_without_failing_it():
         (lambda *p: jm.backprop(*p, rule=rules.clipped), r"made by a call, such as rules.clipped\(1.0\)"),
         (lambda *p: jm.value_and_grad(*p, rule=rules.feedback_alignment()), r"rule_state is None, but rule 'fe"),
         (lambda *p: jm.backprop(*p, rule=rules.feedback_alignment(), rule_state=(jnp.ones(3),)), r"rule_state has sh"),
+        (
+            lambda net, *p: ONE_A_LAYER.start(net, jax.random.key(0)),
+            "init of rule 'one a layer' gives 4 entries, expected 3, one a hidden layer",
+        ),
         (lambda *p: rules.clipped(0.0), r"max_norm is 0"),
         (lambda *p: rules.dropped(1.5), r"keep is 1.5"),
         (lambda *p: rules.surrogate("triangel"), r"derivative is 'triangel', .*did you mean 'triangle'\?"),

@@ -1,5 +1,6 @@
 """Any pytree: bit for bit there and back, whole or refused, also when the writer is killed."""
 
+import enum
 import subprocess
 import sys
 from typing import NamedTuple
@@ -46,6 +47,14 @@ def test_any_tree_comes_back_bit_for_bit(tmp_path, x64, shapes, dtype, impl, num
     described = lambda leaf: (type(leaf), bits(plain(leaf)) if hasattr(leaf, "dtype") else repr(leaf))
     assert jax.tree.map(described, got) == jax.tree.map(described, tree)
     assert jax.random.key_impl(got.key[1]) == impl
+
+
+def test_a_leaf_that_the_file_holds_as_another_kind_is_read_as_what_is_held(tmp_path):
+    big, order = np.arange(3, dtype=">f4"), enum.IntEnum("Order", "first")
+    write_tree(tmp_path / "tree", {"big": big, "enum": order.first})
+    for like in (big, np.zeros(3, np.float32)):
+        got, _ = read_tree(tmp_path / "tree", like={"big": like, "enum": np.int64(0)})
+        assert (got["big"] == big).all() and got["enum"] == 1
 
 
 def test_shapes_are_enough_for_the_structure(tmp_path, key):

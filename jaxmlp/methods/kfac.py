@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxmlp import rules, validate
+from jaxmlp import norms, rules, validate
 from jaxmlp._backward import restart_of
 from jaxmlp.doors import takes_network
 from jaxmlp.maps import Factors, factor_eigenvectors, factor_power, transform, transform_gradient
@@ -150,7 +150,8 @@ def kfac(
             along = (direction, state.step)
             model = model_cost(net, params, some.trace, some.weights, along, grads, state.damping)
         coefficients = _choose(learning_rate, momentum, state, model)
-        mix = lambda d, last: (coefficients[0] * d + coefficients[1] * last).astype(last.dtype)
+        scaled = lambda i, x: coefficients[i] * norms.widen(x)
+        mix = lambda d, last: (scaled(0, d) + scaled(1, last)).astype(last.dtype)
         step = jax.tree.map(mix, direction, state.step)
         if adapt_every is not None and model is not None:
             change = lambda: told.value_fn(optax.apply_updates(params, step)) - told.value
@@ -181,12 +182,12 @@ def _start(net: MLP, params: Any, damping: Array, eigenbasis: bool) -> KfacState
     dtype = state_dtype(params)
     square = lambda n: jnp.zeros((n, n), dtype)
     zeros = lambda: tuple(KroneckerFactors(square(n_in + 1), square(n_out)) for n_out, n_in in net.shapes)
-    like = lambda: jax.tree.map(jnp.zeros_like, params)
+    like = lambda dtype=None: jax.tree.map(lambda p: jnp.zeros_like(p, dtype), params)
     return KfacState(
         count=jnp.zeros((), jnp.int32),
         average=Average(zeros(), jnp.zeros((), dtype)),
         maps=zeros(),
-        moments=like() if eigenbasis else None,
+        moments=like(dtype) if eigenbasis else None,
         damping=jnp.array(damping, dtype),  # a copy: a step may take the state's memory, and hyper's beside it
         step=like(),
     )
@@ -220,6 +221,7 @@ def choose_start(curvature: Curvature) -> Start:
 @jax.jit
 def _learn(state: KfacState, trace: Trace, weights: Any, decay: Array) -> tuple[Average, Params | None]:
     """The averages with one more batch in them, unless no example of it counts."""
+    trace = jax.tree.map(norms.widen, trace)  # a readout comes back in the trace's dtype
     average, moments = state.average.after(kronecker_factors(trace, weights), decay), state.moments
     if moments is not None:
         moments = _mix(decay, moments, second_moment(transform(trace, state.maps), weights))
@@ -248,8 +250,10 @@ def _precondition(maps: Factors, moments: Params | None, damping: Array, grads: 
     """`G^-1 g A^-1`; for EK-FAC g over its second moments, both along the eigenvectors."""
     if moments is None:
         return transform_gradient(maps, grads)
-    along = jax.tree.map(lambda g, s: g / (s + damping.astype(s.dtype)), transform_gradient(maps, grads), moments)
-    return transform_gradient(tuple(KroneckerFactors(A.T, G.T) for A, G in maps), along)
+    rotated = transform_gradient(maps, jax.tree.map(norms.widen, grads))
+    along = jax.tree.map(lambda g, s: g / (s + damping.astype(s.dtype)), rotated, moments)
+    back = transform_gradient(tuple(KroneckerFactors(A.T, G.T) for A, G in maps), along)
+    return jax.tree.map(lambda d, g: d.astype(g.dtype), back, grads)
 
 
 def _adapt(damping: Array, change: Array, modelled: Array, steps: int) -> Array:

@@ -101,7 +101,7 @@ class Laplace:
         Sources: MacKay 1992, "The evidence framework applied to classification networks", for the approximation; Lu,
         Ie and Sha 2020, "Mean-field approximation to Gaussian-softmax integral", for softmax.
         """
-        X = validate.inputs(self.net, X, self.params[0].W.dtype, self.preprocess)
+        X = validate.inputs(self.net, X, validate.params(self.net, self.params), self.preprocess)
         regression = self.net.loss.targets == "real"
         if samples is not None:
             samples = validate.whole(samples, "samples")
