@@ -44,7 +44,7 @@ DOORS = {
     *("circuit_custom", "circuit_wires", "differences", "gradient_votes", "log_axes", "pickling", "rounding"),
     *("custom_vjp", "dropout", "eigenvalues", "files", "initializers", "jacobians", "metrics", "network", "penalties"),
     *("plotting", "rule", "starts", "trees", "validate"),
-    *("training._fit", "training._search", "training._sweep", "training.cross_validation"),
+    *("training._fit", "training._search", "training._sweep", "training.cross_validation", "training.halving"),
     *("training.ensembles", "training.population_file", "training.result", "training.selection"),
     *("methods.influence", "methods.laplace"),
     *("interop.estimators", "interop.export", "interop.weights"),

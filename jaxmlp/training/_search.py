@@ -234,7 +234,8 @@ class _Given:
         """The arguments of `sweep` for settings that share a program; those of `fit` for a single one, no `members`."""
         first, own = many[0], self.own(many[0])
         column = lambda name: [s[name] for s in many] if len(many) > 1 else first[name]
-        each = lambda name: [s[name] for s in many] if members else first[name]
+        by_layer = lambda name: members and np.ndim(first[name]) == 1  # for one setting, too, as a row of its own
+        each = lambda name: [s[name] for s in many] if by_layer(name) else column(name)
         made = {name: each(name) for name in STRENGTHS if name in first and name not in own}
         made |= {name: first[name] for name in COMPILED_IN if name in first and name not in own}
         added = tuple(make(each(name)) for name, make in PENALTIES.items() if name in first and name not in own)
