@@ -86,7 +86,7 @@ def run_one(command: Command, folder: Path) -> Run:
 
 
 def _run_child(command: Command, folder: Path, log: Path) -> None:
-    # Experiments that run side by side share a GPU, of which JAX would give each three quarters at its start.
+    # Experiments that run side by side share a GPU. By default JAX takes three quarters of it for each process.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda,cpu runs the suite on a GPU
-# Several worker processes share a GPU, of which JAX would give each three quarters at its start.
+# Several worker processes share a GPU. By default JAX takes three quarters of it for each process.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # Eight virtual devices, for meshes; what does not ask for them runs on the first.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
